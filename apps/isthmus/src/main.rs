@@ -1,0 +1,3 @@
+//! `isthmus`: arguments to plan, plan to run; nothing else.
+
+fn main() {}

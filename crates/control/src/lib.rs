@@ -1,0 +1,1 @@
+//! What travels on a twin's control socket: types and framing, no I/O.

@@ -1,0 +1,3 @@
+//! Guests: artifacts, QEMU processes, consoles, the agent in the guest, plans, reports.
+
+pub mod artifacts;

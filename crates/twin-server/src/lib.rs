@@ -1,0 +1,1 @@
+//! One twin running: sessions, guest memory, interrupts, windows, control socket.

@@ -1,0 +1,1 @@
+//! The vfio-user protocol: wire format, server session, client session.
