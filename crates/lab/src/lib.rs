@@ -1,3 +1,6 @@
 //! Guests: artifacts, QEMU processes, consoles, the agent in the guest, plans, reports.
 
+#![forbid(unsafe_code)]
+
 pub mod artifacts;
+pub mod channel;
