@@ -4,3 +4,8 @@
 
 pub mod artifacts;
 pub mod channel;
+pub mod agent;
+mod cpio;
+pub mod initrd;
+pub mod interrupt;
+pub mod process;

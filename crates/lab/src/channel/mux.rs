@@ -190,7 +190,7 @@ impl Mux {
         }
         let entry = Entry { events, queued: [0; 3], credit: [WINDOW_BYTES; 3], mine };
         state.calls.insert(id, entry);
-        Ok(Call { writer: CallWriter { id, mux: self.clone() }, events: received, mine, ended: false })
+        Ok(Call { writer: CallWriter { id, mux: self.clone() }, events: received, mine, ended: false, manual: false })
     }
 
     fn read_all(&self, reader: &mut dyn Read, requests: &SyncSender<(Exec, Call)>) -> String {
@@ -314,6 +314,7 @@ pub struct Call {
     events: Receiver<Event>,
     mine: bool,
     ended: bool,
+    manual: bool,
 }
 
 /// The sending half of a call; clones send for the same call.
@@ -328,6 +329,11 @@ impl Call {
     #[must_use]
     pub fn writer(&self) -> CallWriter {
         self.writer.clone()
+    }
+
+    /// From now on the receiver calls [`CallWriter::grant`] itself, once it has passed the bytes on.
+    pub fn grant_by_hand(&mut self) {
+        self.manual = true;
     }
 
     /// The next event; the last ones are `Exit` and `Cancel`, and they are given again if asked for again.
@@ -355,7 +361,8 @@ impl Call {
 
     fn took(&mut self, event: Event) -> Event {
         match &event {
-            Event::Data(stream, bytes) => self.writer.grant(*stream, bytes.len()),
+            Event::Data(stream, bytes) if !self.manual => self.writer.grant(*stream, bytes.len()),
+            Event::Data(..) => {}
             Event::Exit(_) | Event::Cancel => self.ended = true,
             Event::End(_) | Event::Signal(_) | Event::Resize(..) => {}
         }
@@ -436,8 +443,8 @@ impl CallWriter {
         }
     }
 
-    /// Gives credit back for what was taken out of the queue.
-    fn grant(&self, stream: Stream, bytes: usize) {
+    /// Lets the other end send that much more of a stream.
+    pub fn grant(&self, stream: Stream, bytes: usize) {
         let known = {
             let mut state = lock(&self.mux.shared.state);
             state.calls.get_mut(&self.id).map(|entry| {

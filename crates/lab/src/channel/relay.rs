@@ -4,27 +4,46 @@ use super::frame::Stream;
 use super::mux::Call;
 use super::types::{Event, ExitStatus};
 use std::io;
+use std::sync::mpsc::channel;
 use std::time::Instant;
 
 /// Joins a call that came in to the one that carries it out elsewhere, until it ends.
 pub fn relay(mut incoming: Call, mut outgoing: Call) {
     let (to_caller, to_command) = (incoming.writer(), outgoing.writer());
+    let granter = incoming.writer();
+    incoming.grant_by_hand();
     std::thread::scope(|scope| {
+        // Input has a thread of its own: a command that does not read must not keep a signal from it.
+        let (input, waiting) = channel::<(Stream, Vec<u8>)>();
+        let to_input = to_command.clone();
+        scope.spawn(move || {
+            while let Ok((stream, bytes)) = waiting.recv() {
+                let passed = if bytes.is_empty() {
+                    to_input.end(stream)
+                } else {
+                    to_input.data(stream, &bytes)
+                };
+                if passed.is_err() {
+                    return;
+                }
+                granter.grant(stream, bytes.len());
+            }
+        });
         // Ends when the caller leaves, or when `exit` below takes the call out of the table.
         scope.spawn(move || {
             loop {
                 let passed = match incoming.next_event() {
-                    Event::Data(stream, bytes) => to_command.data(stream, &bytes),
-                    Event::End(stream) => to_command.end(stream),
-                    Event::Signal(signal) => to_command.signal(signal),
-                    Event::Resize(rows, columns) => to_command.resize(rows, columns),
+                    Event::Data(stream, bytes) => input.send((stream, bytes)).is_ok(),
+                    Event::End(stream) => input.send((stream, Vec::new())).is_ok(),
+                    Event::Signal(signal) => to_command.signal(signal).is_ok(),
+                    Event::Resize(rows, columns) => to_command.resize(rows, columns).is_ok(),
                     Event::Cancel | Event::Exit(_) => {
                         // Nobody wants the command's end any more.
                         let _ = to_command.signal(9);
                         return;
                     }
                 };
-                if passed.is_err() {
+                if !passed {
                     return;
                 }
             }
