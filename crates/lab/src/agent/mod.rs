@@ -11,6 +11,7 @@
 
 mod command;
 mod init;
+mod kmsg;
 mod serve;
 mod ssh;
 
@@ -27,7 +28,7 @@ pub const PORT_NAME: &str = "isthmus.agent";
 /// Where the agent listens for the `ssh` shim.
 const SHIM_SOCKET: &str = "/run/isthmus.sock";
 
-/// `isthmus lab agent init|serve|ssh ..`.
+/// `isthmus lab agent init|serve|kmsg|ssh ..`.
 ///
 /// # Errors
 /// When the part cannot go on; in a guest the console shows why.
@@ -36,6 +37,7 @@ pub fn main(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
     match args.next().as_deref().and_then(|part| part.to_str()) {
         Some("init") => init::run(),
         Some("serve") => serve::run(),
+        Some("kmsg") => kmsg::run(),
         Some("ssh") => ssh::run(args),
         _ => bail!("this part of isthmus runs inside the guests of a lab"),
     }

@@ -7,7 +7,7 @@
 pub mod trampoline;
 
 use crate::interrupt;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use std::ffi::OsString;
@@ -78,6 +78,9 @@ impl Process {
     /// # Errors
     /// When the log cannot be written or the process not be started.
     pub fn start(name: &str, line: &CommandLine, log: &Path) -> anyhow::Result<Self> {
+        if interrupt::interrupted() {
+            bail!("interrupted");
+        }
         let output = File::options().create(true).append(true).open(log);
         let mut output = output.with_context(|| format!("cannot write {}", log.display()))?;
         writeln!(output, "$ {line}")?;
