@@ -4,7 +4,7 @@
 //! executable comes with its own loader and libraries: it does not matter which libc the guest has.
 
 use crate::agent::{HOME, SELF};
-use crate::cpio::Writer;
+use crate::artifacts::cpio::Writer;
 use anyhow::{Context, bail};
 use std::ffi::OsStr;
 use std::fs::{self, File};

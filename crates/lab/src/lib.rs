@@ -5,6 +5,10 @@
 pub mod artifacts;
 pub mod channel;
 pub mod agent;
+pub mod health;
+pub mod perf;
+pub mod selftest;
+pub mod steps;
 pub mod guest;
 pub mod options;
 pub mod pair;
@@ -12,7 +16,7 @@ pub mod plan;
 pub mod run_dir;
 pub mod trouble;
 pub mod twin;
-mod cpio;
+
 pub mod initrd;
 pub mod interrupt;
 pub mod process;

@@ -14,6 +14,7 @@ mod init;
 mod kmsg;
 mod serve;
 mod ssh;
+mod wait;
 
 use anyhow::bail;
 use std::ffi::OsString;
@@ -28,7 +29,7 @@ pub const PORT_NAME: &str = "isthmus.agent";
 /// Where the agent listens for the `ssh` shim.
 const SHIM_SOCKET: &str = "/run/isthmus.sock";
 
-/// `isthmus lab agent init|serve|kmsg|ssh ..`.
+/// `isthmus lab agent init|serve|kmsg|wait|ssh ..`.
 ///
 /// # Errors
 /// When the part cannot go on; in a guest the console shows why.
@@ -38,6 +39,7 @@ pub fn main(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
         Some("init") => init::run(),
         Some("serve") => serve::run(),
         Some("kmsg") => kmsg::run(),
+        Some("wait") => wait::run(args),
         Some("ssh") => ssh::run(args),
         _ => bail!("this part of isthmus runs inside the guests of a lab"),
     }
