@@ -4,7 +4,7 @@ pub mod parse;
 mod pattern;
 pub mod report;
 
-use crate::channel::{Event, Exec, Stream, capture};
+use crate::channel::{Event, Exec, capture};
 use crate::health;
 use crate::options::Side;
 use crate::pair::Pair;

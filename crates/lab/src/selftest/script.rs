@@ -7,7 +7,7 @@ use crate::trouble::failed;
 use std::time::{Duration, Instant};
 
 /// Where the image has it.
-const SCRIPT: &str = "/usr/share/ntb/ntb_test.sh";
+const SCRIPT: &str = "/usr/lib/isthmus/ntb_test.sh";
 /// Window size for the parts that store and read single words through the windows.
 const WINDOW: u32 = 65536;
 
