@@ -90,9 +90,14 @@ impl GuestMemory {
         (sum(true), sum(false))
     }
 
+    /// Whether a store of `bytes` at `address` would land.
+    pub(crate) fn check(&self, address: u64, bytes: usize) -> Result<(), Unreachable> {
+        self.walk(address, bytes, |_, _, section| section.writable)
+    }
+
     /// Stores `data` at `address`: all of it or, where any byte cannot be reached, none.
     pub(crate) fn write(&self, address: u64, data: &[u8]) -> Result<(), Unreachable> {
-        self.walk(address, data.len(), |_, _, section| section.writable)?;
+        self.check(address, data.len())?;
         let mut rest = data;
         self.walk(address, data.len(), |at, bytes, section| {
             let (now, later) = rest.split_at(bytes);
@@ -125,7 +130,8 @@ impl GuestMemory {
         let mut address = address;
         let mut left = bytes;
         while left > 0 {
-            let section = self.sections.get(at).filter(|section| section.first <= address).ok_or(Unreachable)?;
+            let section =
+                self.sections.get(at).filter(|section| section.first <= address).ok_or(Unreachable)?;
             let mapped = section.mapping.as_ref().ok_or(Unreachable)?.bytes();
             let skip = usize::try_from(address - section.first).map_err(|_| Unreachable)?;
             let here = mapped.saturating_sub(skip).min(left);

@@ -40,4 +40,4 @@ mod trace;
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use machine::{Machine, WindowMode};
 pub use server::{Options, RunError, Server};
-pub use trace::{TraceRecord, TraceSpace};
+pub use trace::{Direction, Trace, TraceRecord, TraceSpace};

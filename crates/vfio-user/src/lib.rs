@@ -12,5 +12,6 @@
     )
 )]
 
+pub mod listen;
 pub mod server;
 pub mod wire;
