@@ -1,0 +1,262 @@
+//! One port: its configuration space, its BAR 0, its interrupt state.
+
+use crate::register_file::RegisterFile;
+use crate::{Effect, Setup, Side, WindowSize};
+use ntb_spec::bits::{Control, LinkStatus, Ppd, Sources};
+use ntb_spec::table::Row;
+use ntb_spec::{INTERRUPT_SOURCES, LINK_SOURCE, MSIX_VECTORS, bar0, config};
+
+/// What a port has counted since it was made; no reset clears it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Register accesses that hit no register, or one of another width, or came while memory decode was off.
+    pub bad_accesses: u64,
+    /// Doorbells rung at the peer.
+    pub doorbells: u64,
+    /// Doorbells and scratchpad accesses meant for a peer that could not be reached.
+    pub unreachable: u64,
+    /// Doorbells rung while the link was down.
+    pub doorbells_dropped: u64,
+    /// Interrupts raised at this port's host.
+    pub interrupts: u64,
+    /// Resets of either kind.
+    pub resets: u64,
+    /// Hosts that attached.
+    pub attaches: u64,
+}
+
+/// Which register block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// Configuration space.
+    Config,
+    /// BAR 0.
+    Bar0,
+}
+
+/// One register with its value, as [`Twin::registers`](crate::Twin::registers) lists them.
+#[derive(Debug, Clone, Copy)]
+pub struct Register {
+    /// Its block.
+    pub space: Space,
+    /// Its offset there.
+    pub offset: u32,
+    /// Width in bytes.
+    pub bytes: u8,
+    /// The table's name.
+    pub name: &'static str,
+    /// Element of an array, 0 otherwise.
+    pub index: u8,
+    /// Whether it is one of several.
+    pub array: bool,
+    /// Value.
+    pub value: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Port {
+    side: Side,
+    pub(crate) attached: bool,
+    pub(crate) config: RegisterFile,
+    pub(crate) bar0: RegisterFile,
+    windows: [WindowSize; ntb_spec::WINDOWS],
+    pub(crate) counters: Counters,
+}
+
+/// Where the registers with behaviour lie.
+mod at {
+    use ntb_spec::bar0::{Reg, offset_of};
+
+    pub(super) const CONTROL: u32 = offset_of(Reg::Control, 0);
+    pub(super) const INT_STATUS: u32 = offset_of(Reg::IntStatus, 0);
+    pub(super) const INT_DISABLE: u32 = offset_of(Reg::IntDisable, 0);
+    pub(super) const US_MEM_MISS: u32 = offset_of(Reg::UsMemMiss, 0);
+    pub(super) const SPAD: u32 = offset_of(Reg::Spad, 0);
+    pub(super) const INT_VEC: u32 = offset_of(Reg::IntVec, 0);
+
+    /// The registers that make an inbound window.
+    #[derive(Clone, Copy)]
+    pub(super) struct Inbound {
+        pub(super) translation: u32,
+        pub(super) external_limit: u32,
+        pub(super) external_base: u32,
+    }
+
+    pub(super) const WINDOWS: [Inbound; ntb_spec::WINDOWS] = [
+        Inbound {
+            translation: offset_of(Reg::ImBar1Xbase, 0),
+            external_limit: offset_of(Reg::EmBar1Xlmt, 0),
+            external_base: offset_of(Reg::EmBar1, 0),
+        },
+        Inbound {
+            translation: offset_of(Reg::ImBar2Xbase, 0),
+            external_limit: offset_of(Reg::EmBar2Xlmt, 0),
+            external_base: offset_of(Reg::EmBar2, 0),
+        },
+    ];
+}
+
+impl Port {
+    pub(crate) fn new(side: Side, setup: &Setup) -> Self {
+        let mut config_file = RegisterFile::new(config::TABLE);
+        let ppd = match side {
+            Side::A => Ppd::USD,
+            Side::B => Ppd::DSD,
+        };
+        config_file.preset(config::PPD, 1, u64::from(ppd.into_bits()));
+        for (offset, byte) in (0x09..).zip(config::CLASS) {
+            config_file.preset(offset, 1, u64::from(byte));
+        }
+        let [first, second] = setup.windows;
+        let sizes = [first, second, first, second].map(WindowSize::log2);
+        config_file.preset(config::WINDOW_SIZES, 4, u64::from(u32::from_le_bytes(sizes)));
+        let bars = [u64::from(bar0::BYTES), first.bytes(), second.bytes()];
+        for (offset, bytes) in (config::BAR..).step_by(8).zip(bars) {
+            config_file.preset(offset, 8, u64::from(config::BAR_TYPE));
+            config_file.set_writable(offset, 8, bytes.wrapping_neg());
+        }
+        let mut bar0_file = RegisterFile::new(bar0::TABLE);
+        for (offset, source) in (at::INT_VEC..).zip(0..=LINK_SOURCE) {
+            bar0_file.preset(offset, 1, u64::from(bar0::reset_vector(source)));
+        }
+        Self {
+            side,
+            attached: false,
+            config: config_file,
+            bar0: bar0_file,
+            windows: setup.windows,
+            counters: Counters::default(),
+        }
+    }
+
+    /// What a bus reset or a function-level reset leaves: registers as after power-on, the host still there.
+    pub(crate) fn reset(&mut self) {
+        let Self { side: _, attached: _, config, bar0, windows: _, counters } = self;
+        config.reset();
+        bar0.reset();
+        counters.resets = counters.resets.saturating_add(1);
+    }
+
+    pub(crate) fn memory_enabled(&self) -> bool {
+        self.config.get(config::COMMAND, 2) & u64::from(config::COMMAND_MEMORY) != 0
+    }
+
+    pub(crate) fn bus_master(&self) -> bool {
+        self.config.get(config::COMMAND, 2) & u64::from(config::COMMAND_BUS_MASTER) != 0
+    }
+
+    pub(crate) fn msix_enabled(&self) -> bool {
+        self.config.get(config::MSIX_CONTROL, 2) & u64::from(config::MSIX_ENABLE) != 0
+    }
+
+    /// NTBCNTL bit 1 is clear.
+    pub(crate) fn enabled(&self) -> bool {
+        let bits = u32::try_from(self.bar0.get(at::CONTROL, 4)).unwrap_or(u32::MAX);
+        !Control::from_bits(bits).link_disable()
+    }
+
+    /// A host is there and its driver wants the link.
+    pub(crate) fn ready(&self) -> bool {
+        self.attached && self.enabled()
+    }
+
+    pub(crate) fn window_bytes(&self, window: usize) -> u64 {
+        self.windows.get(window).map_or(0, |size| size.bytes())
+    }
+
+    /// What this port's registers open to the peer: translation and length in bytes. Derived, never stored.
+    ///
+    /// The length is EMBARnXLMT less EMBARn, the last register that every driver writes; a translation of 0 is as
+    /// good as any other (NTRDMA and DPDK use it), so it does not close a window.
+    pub(crate) fn inbound(&self, window: usize) -> (u64, u64) {
+        let Some(at) = at::WINDOWS.get(window) else { return (0, 0) };
+        let base = self.bar0.get(at.external_base, 8) & !0xF;
+        let open = self.bar0.get(at.external_limit, 8).saturating_sub(base);
+        (self.bar0.get(at.translation, 8), open.min(self.window_bytes(window)))
+    }
+
+    /// An access of the peer missed this port's windows.
+    pub(crate) fn count_miss(&mut self) {
+        let misses = self.bar0.get(at::US_MEM_MISS, 2).wrapping_add(1);
+        self.bar0.put(at::US_MEM_MISS, 2, misses);
+    }
+
+    pub(crate) fn scratchpad(&self, index: u8) -> u64 {
+        self.bar0.get(scratchpad_at(index), 4)
+    }
+
+    pub(crate) fn set_scratchpad(&mut self, index: u8, value: u64) {
+        self.bar0.put(scratchpad_at(index), 4, value);
+    }
+
+    pub(crate) fn set_link(&mut self, up: bool) {
+        let status = if up { LinkStatus::UP } else { LinkStatus::DOWN };
+        self.config.put(config::LINK_STATUS, 2, u64::from(status.into_bits()));
+    }
+
+    /// Latches an interrupt source; the vector follows if it was clear and is not masked.
+    pub(crate) fn latch(&mut self, source: u8, effects: &mut Vec<Effect>) {
+        let bit = Sources::one(source).0;
+        let status = self.bar0.get(at::INT_STATUS, 8);
+        self.bar0.put(at::INT_STATUS, 8, status | bit);
+        if bit & !status & !self.masked() != 0 {
+            self.raise(source, effects);
+        }
+    }
+
+    /// INT_DISABLE as it is now.
+    pub(crate) fn masked(&self) -> u64 {
+        self.bar0.get(at::INT_DISABLE, 8)
+    }
+
+    /// Raises what is pending and was unmasked just now.
+    pub(crate) fn unmask(&mut self, masked_before: u64, effects: &mut Vec<Effect>) {
+        let pending = self.bar0.get(at::INT_STATUS, 8) & masked_before & !self.masked();
+        for source in Sources(pending).iter() {
+            self.raise(source, effects);
+        }
+    }
+
+    fn raise(&mut self, source: u8, effects: &mut Vec<Effect>) {
+        let vector = self.bar0.get(at::INT_VEC.saturating_add(u32::from(source)), 1);
+        match u8::try_from(vector) {
+            Ok(vector) if u16::from(vector) < MSIX_VECTORS && self.msix_enabled() => {
+                self.counters.interrupts = self.counters.interrupts.saturating_add(1);
+                effects.push(Effect::Interrupt { side: self.side, vector });
+            }
+            _ => {}
+        }
+    }
+
+    /// Every register with its value; the peer's scratchpads are left out, they stand at the peer.
+    pub(crate) fn registers(&self) -> impl Iterator<Item = Register> {
+        let config = config::TABLE.iter().flat_map(|row| elements(Space::Config, row, &self.config));
+        let bar0 = bar0::TABLE
+            .iter()
+            .filter(|row| row.reg != bar0::Reg::PeerSpad)
+            .flat_map(|row| elements(Space::Bar0, row, &self.bar0));
+        config.chain(bar0)
+    }
+}
+
+fn elements<'a, R>(
+    space: Space,
+    row: &'static Row<R>,
+    file: &'a RegisterFile,
+) -> impl Iterator<Item = Register> + use<'a, R> {
+    (0..row.count).map(move |index| Register {
+        space,
+        offset: row.offset_of(index),
+        bytes: row.bytes,
+        name: row.name,
+        index,
+        array: row.count > 1,
+        value: file.get(row.offset_of(index), row.bytes),
+    })
+}
+
+fn scratchpad_at(index: u8) -> u32 {
+    at::SPAD.saturating_add(u32::from(index).saturating_mul(4))
+}
+
+const _: () = assert!(INTERRUPT_SOURCES == LINK_SOURCE as usize + 1);
