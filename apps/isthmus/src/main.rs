@@ -9,6 +9,7 @@
     reason = "results go to stdout, errors to stderr: this is the command"
 )]
 
+mod lab;
 mod status;
 mod trace;
 mod twin_command;
@@ -37,6 +38,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Lab(lab::Arguments),
     Twin(twin_command::Arguments),
     Trace(trace::Arguments),
     Status(status::Arguments),
@@ -51,9 +53,11 @@ enum Command {
 }
 
 /// How a subcommand ended, when it did not fail to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Outcome {
     Done,
+    /// As the part of the program says that runs inside a guest.
+    Exit(ExitCode),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("ISTHMUS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     let result = match arguments.command {
+        Command::Lab(arguments) => lab::run(arguments),
         Command::Twin(arguments) => twin_command::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
@@ -71,9 +76,10 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Exit(code)) => code,
         Err(error) => {
             eprintln!("isthmus: {error:#}");
-            ExitCode::from(2)
+            ExitCode::from(::lab::trouble::exit_code(&error))
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod access;
 pub mod agent;
 pub mod artifacts;
 pub mod channel;
+pub mod debug;
 pub mod guest;
 pub mod health;
 pub mod initrd;

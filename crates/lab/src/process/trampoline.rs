@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// `--die-with PID`: be killed when that parent's spawning thread ends. `--terminal`: lead a session whose
-/// terminal is standard input. Then `--` and the command.
+/// terminal is standard input; `--session`: lead one without. Then `--` and the command.
 ///
 /// # Errors
 /// When a preparation fails or the program cannot be started; on success it does not return.
@@ -27,6 +27,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
                     bail!("exec-child: the lab has gone");
                 }
             }
+            Some("--session") => drop(rustix::process::setsid()?),
             Some("--terminal") => {
                 rustix::process::setsid()?;
                 rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;

@@ -25,6 +25,8 @@ pub struct Extent {
 impl Extent {
     /// Enough to see that it works.
     pub const QUICK: Self = Self { order: 24, repeats: 1 };
+    /// The window size that goes with [`QUICK`](Self::QUICK).
+    pub const QUICK_WINDOW_BYTES: u64 = 256 << 10;
     /// Before a release.
     pub const FULL: Self = Self { order: 30, repeats: 10 };
 }
