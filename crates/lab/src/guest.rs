@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 pub const BOOT: Duration = Duration::from_secs(120);
 /// The same where KVM is only tried: a guest that runs under it is there within a few seconds.
 const KVM_TRIAL: Duration = Duration::from_secs(30);
+/// Until when a guest that KVM is tried on has to have printed something: some KVMs do not fail, they stand.
+const KVM_FIRST_WORD: Duration = Duration::from_secs(6);
 /// How long an ordinary command may take.
 const COMMAND: Duration = Duration::from_secs(60);
 
@@ -89,7 +91,9 @@ impl Guest {
         let qemu = Process::start(&name, &plan.guest(side, accel), &plan.log(&name))?;
         let trial = accel == Accel::Kvm && plan.options.accel == Accel::Auto;
         let patience = if trial { KVM_TRIAL } else { BOOT };
-        Ok(Booting { side, qemu, listener, deadline: Instant::now() + patience })
+        let now = Instant::now();
+        let first_word = trial.then(|| now + KVM_FIRST_WORD);
+        Ok(Booting { side, qemu, listener, deadline: now + patience, first_word })
     }
 
     /// Which one it is.
@@ -209,6 +213,7 @@ pub struct Booting {
     qemu: Process,
     listener: UnixListener,
     deadline: Instant,
+    first_word: Option<Instant>,
 }
 
 impl Booting {
@@ -256,6 +261,10 @@ impl Booting {
         channel.with_context(|| format!("the channel to guest {side} failed"))?;
         if said.contains("KVM internal error") {
             bail!("KVM cannot run guest {side} on this machine; QEMU said:\n{said}");
+        }
+        let silent = fs::metadata(plan.console(side)).map_or(0, |meta| meta.len()) == 0;
+        if silent && self.first_word.is_some_and(|limit| Instant::now() >= limit) {
+            bail!("guest {side} printed nothing within {KVM_FIRST_WORD:?} under KVM");
         }
         if Instant::now() >= self.deadline {
             let console = tail(&plan.console(side), 30);

@@ -25,6 +25,7 @@ pub mod guest;
 pub mod health;
 pub mod initrd;
 pub mod interrupt;
+mod kvm;
 pub mod options;
 pub mod pair;
 pub mod perf;

@@ -3,6 +3,7 @@
 use crate::guest::{Booting, Guest, Switchboard};
 use crate::initrd;
 use crate::interrupt;
+use crate::kvm;
 use crate::options::{Accel, Side};
 use crate::plan::Plan;
 use crate::process::tail;
@@ -60,6 +61,7 @@ impl Pair {
                     let why = format!("{error:#}");
                     let why = why.lines().next().unwrap_or_default();
                     tracing::info!("no guest comes up with {accel}, so the next way is tried: {why}");
+                    kvm::remember_failure(plan);
                 }
             }
         }

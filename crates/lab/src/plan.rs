@@ -2,11 +2,12 @@
 
 use crate::agent::PORT_NAME;
 use crate::artifacts::{GuestImage, Qemu};
+use crate::kvm;
 use crate::options::{Accel, MAX_STOCK_WINDOW_BYTES, Options, Side, show_size};
 use crate::process::CommandLine;
 use serde_json::json;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A whole run: a twin, and a guest at each of its ports.
@@ -130,7 +131,7 @@ impl Plan {
     #[must_use]
     pub fn accelerators(&self) -> Vec<Accel> {
         match self.options.accel {
-            Accel::Auto if Path::new("/dev/kvm").exists() => vec![Accel::Kvm, Accel::Tcg],
+            Accel::Auto if kvm::worth_trying(self) => vec![Accel::Kvm, Accel::Tcg],
             Accel::Auto => vec![Accel::Tcg],
             chosen => vec![chosen],
         }
