@@ -193,6 +193,18 @@ impl Universe {
         self.root.join("archives").join(&package.file)
     }
 
+    /// Deletes what a finished setup needs no more; the index stays, for a refresh to compare with.
+    pub(crate) fn tidy(&self) {
+        let archives = fs::read_dir(self.root.join("archives")).into_iter().flatten().flatten();
+        let debs =
+            archives.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "deb"));
+        for path in debs.chain([self.root.join("pkgcache.bin")]) {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::debug!(?path, %error, "a file was not deleted");
+            }
+        }
+    }
+
     /// Deletes downloads that have been unpacked; one that stays behind only takes space.
     pub(crate) fn forget(&self, packages: &[Package]) {
         for package in packages {
@@ -240,6 +252,7 @@ fn configuration(root: &Path) -> String {
 #clear APT::Update;
 #clear APT::Install;
 #clear DPkg;
+APT::Update::Error-Mode "any";
 APT::Architecture "amd64";
 APT::Architectures {{ "amd64"; }};
 APT::Sandbox::User "";

@@ -113,6 +113,13 @@ impl Cache {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(SetupError::io("create", parent))?;
         }
+        // A name that is there promises content: after a power cut too.
+        let directory = File::open(scratch).map_err(SetupError::io("open", scratch))?;
+        rustix::fs::syncfs(&directory).map_err(|errno| SetupError::Io {
+            what: "write out",
+            path: scratch.to_owned(),
+            source: errno.into(),
+        })?;
         fs::rename(scratch, &path).map_err(SetupError::io("publish", &path))?;
         Ok(path)
     }
@@ -125,6 +132,23 @@ impl Cache {
             return Err(SetupError::DiskSpace { path: self.root.clone(), free_mib, need_mib });
         }
         Ok(())
+    }
+
+    /// Deletes artifacts that no answer names any more. The lock must be held.
+    pub(crate) fn prune(&self, kinds: &[&str]) {
+        let current = self.current();
+        for kind in kinds {
+            for entry in fs::read_dir(self.path(kind)).into_iter().flatten().flatten() {
+                let name = format!("{kind}/{}", entry.file_name().to_string_lossy());
+                if current.answers.values().any(|answer| answer.directory == name) {
+                    continue;
+                }
+                tracing::info!(artifact = name, "deleting an artifact that nothing uses");
+                if let Err(error) = fs::remove_dir_all(entry.path()) {
+                    tracing::warn!(artifact = name, %error, "it was not deleted");
+                }
+            }
+        }
     }
 
     /// What earlier setups chose; nothing if there were none, or if their record cannot be read.
@@ -190,6 +214,21 @@ mod tests {
         assert_eq!(cache.answer("qemu", "other recipe"), None);
         fs::remove_dir(&path).unwrap();
         assert_eq!(cache.answer("qemu", "recipe"), None);
+    }
+
+    #[test]
+    fn pruning_keeps_what_is_answered() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(Some(root.path())).unwrap();
+        let _lock = cache.lock(&mut Silent).unwrap();
+        for name in ["kernel/old", "kernel/new"] {
+            let scratch = cache.scratch("new").unwrap();
+            cache.publish(&scratch, name).unwrap();
+            cache.record("kernel", "recipe", name).unwrap();
+        }
+        cache.prune(&["kernel", "absent"]);
+        assert!(!cache.path("kernel/old").exists());
+        assert!(cache.path("kernel/new").exists());
     }
 
     #[test]

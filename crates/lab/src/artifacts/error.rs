@@ -14,6 +14,9 @@ pub enum SetupError {
         /// The Debian packages that contain them.
         packages: Vec<&'static str>,
     },
+    /// Not the machine this is for.
+    #[error("setup makes x86-64 guests and needs an x86-64 machine to build their modules on")]
+    WrongMachine,
     /// No Debian archive is configured.
     #[error(
         "apt on this machine has no source for a Debian archive: add one to /etc/apt/sources.list.d, \
@@ -82,7 +85,8 @@ pub enum SetupError {
     /// apt could not read the archive's index.
     #[error(
         "apt cannot read the index of Debian {suite}: check the network and proxy; if a key is missing \
-         (NO_PUBKEY), upgrade the package debian-archive-keyring; the whole output is in {log:?}, its end is:\n{tail}"
+         (NO_PUBKEY), upgrade the package debian-archive-keyring; if this machine's mirror does not carry \
+         {suite}, set ISTHMUS_DEBIAN_MIRROR to one that does; the whole output is in {log:?}, its end is:\n{tail}"
     )]
     Index {
         /// The suite whose index it was.

@@ -68,14 +68,19 @@ const FILES: &[(&str, &str)] = &[
 /// PCI vendors whose names lspci should know: Intel, the virtio and QEMU ones.
 const PCI_VENDORS: &[&str] = &["1234", "1af4", "1b36", "8086"];
 
+/// Libraries that no program names: glibc opens this one when a thread is cancelled, as iperf3's are.
+const OPENED_LATER: &[&str] = &["libgcc_s.so.1"];
+
 const SELFTEST: &str = "usr/lib/isthmus/ntb_test.sh";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const LOADER: &str = "ld-linux-x86-64.so.2";
 
 /// The recipe's hash. The kernel is part of it: its modules are in the archive.
 pub(crate) fn recipe(kernel: &Kernel) -> String {
-    let lists =
-        [PACKAGES, PROGRAMS, KMOD, NO_APPLETS, DIRECTORIES, PCI_VENDORS].into_iter().flatten().copied();
+    let lists = [PACKAGES, PROGRAMS, KMOD, NO_APPLETS, DIRECTORIES, PCI_VENDORS, OPENED_LATER]
+        .into_iter()
+        .flatten()
+        .copied();
     let files = FILES.iter().flat_map(|(name, text)| [*name, *text]);
     let fixed = key(["image 1", SELFTEST].into_iter().chain(lists).chain(files));
     key([fixed.as_str(), kernel.key().as_str()])
@@ -175,7 +180,8 @@ fn applets(root: &Root, log: &Log) -> Result<Vec<String>, SetupError> {
 /// File names of the libraries that the programs need, asked of the root's own loader.
 fn libraries(root: &Root, log: &Log) -> Result<BTreeSet<String>, SetupError> {
     let directory = root.path(LIBRARIES);
-    let mut names = BTreeSet::from([LOADER.to_owned()]);
+    let mut names: BTreeSet<String> =
+        OPENED_LATER.iter().chain(&[LOADER]).map(|name| (*name).to_owned()).collect();
     for program in PROGRAMS.iter().filter(|name| !name.ends_with("busybox")) {
         let mut loader = command(directory.join(LOADER));
         loader

@@ -21,7 +21,8 @@ pub struct SetupOptions {
     pub series: Vec<Series>,
     /// The QEMU to use; without it `ISTHMUS_QEMU`, then the machine's own if it will do, then a private one.
     pub qemu: Option<PathBuf>,
-    /// Ask the archive for newer packages even if the cache has an answer.
+    /// Ask the archive for newer packages even if the cache has an answer, and delete what they replace: no
+    /// guest should run meanwhile.
     pub refresh: bool,
     /// The cache directory; without it `ISTHMUS_CACHE`, `XDG_CACHE_HOME/isthmus`, `~/.cache/isthmus`.
     pub cache: Option<PathBuf>,
@@ -53,6 +54,7 @@ pub fn setup(options: &SetupOptions, progress: &mut dyn Progress) -> Result<Arti
     let qemu = workshop.qemu(progress)?;
     let images =
         options.series.iter().map(|series| workshop.image(*series, progress)).collect::<Result<_, _>>()?;
+    workshop.finish();
     Ok(Artifacts { qemu, images })
 }
 
@@ -137,6 +139,17 @@ impl<'a> Workshop<'a> {
         };
         let universe = universe(trixie, Suite::Trixie, mirror, cache, log, progress)?;
         image::build(series, &kernel, universe, cache, log, progress)
+    }
+
+    /// Deletes what is needed no more, once all is made.
+    fn finish(self) {
+        let Some(bench) = self.bench else { return };
+        for universe in [bench.bookworm, bench.trixie].iter().flatten() {
+            universe.tidy();
+        }
+        if self.options.refresh {
+            self.cache.prune(&["qemu", "kernel", "image"]);
+        }
     }
 
     /// The recorded answer to a request, unless a refresh was asked for.

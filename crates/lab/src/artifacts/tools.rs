@@ -30,8 +30,11 @@ const TAIL_LINES: usize = 15;
 /// Bytes of it that are read to find those lines.
 const TAIL_BYTES: u64 = 16 << 10;
 
-/// Checks that every program that a build needs is on [`PATH`].
+/// Checks that this is a machine to build on, and that every program that a build needs is on [`PATH`].
 pub(crate) fn check_host() -> Result<(), SetupError> {
+    if !cfg!(target_arch = "x86_64") {
+        return Err(SetupError::WrongMachine);
+    }
     let absent: Vec<_> = REQUIRED.iter().filter(|(tool, _)| find(tool).is_none()).copied().collect();
     if absent.is_empty() {
         return Ok(());
