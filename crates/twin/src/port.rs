@@ -204,6 +204,11 @@ impl Port {
         }
     }
 
+    /// Forgets every latched source.
+    pub(crate) fn clear_pending(&mut self) {
+        self.bar0.put(at::INT_STATUS, 8, 0);
+    }
+
     /// INT_DISABLE as it is now.
     pub(crate) fn masked(&self) -> u64 {
         self.bar0.get(at::INT_DISABLE, 8)
