@@ -123,17 +123,12 @@ impl Twin {
     /// A read of any width at any offset; all ones behind the end.
     pub fn config_read(&mut self, side: Side, offset: u32, out: &mut [u8]) {
         let port = self.port_mut(side);
-        let inside = config::BYTES.saturating_sub(offset);
-        let inside = usize::try_from(inside).unwrap_or(usize::MAX).min(out.len());
-        let (within, behind) = out.split_at_mut(inside);
+        let (within, behind) = out.split_at_mut(port.config_bytes_from(offset, out.len()));
         port.config.load(offset, within);
-        if !behind.is_empty() {
-            behind.fill(0xFF);
-            port.counters.bad_accesses = port.counters.bad_accesses.saturating_add(1);
-        }
+        behind.fill(0xFF);
     }
 
-    /// A write of any width at any offset.
+    /// A write of any width at any offset; dropped behind the end.
     pub fn config_write(
         &mut self,
         now: Time,
@@ -144,7 +139,8 @@ impl Twin {
     ) {
         let port = self.port_mut(side);
         let master_before = port.bus_master();
-        port.config.store(offset, data);
+        let (within, _) = data.split_at(port.config_bytes_from(offset, data.len()));
+        port.config.store(offset, within);
         let control = port.config.get(config::DEVICE_CONTROL, 2);
         if control & u64::from(config::DEVICE_CONTROL_FLR) != 0 {
             effects.push(Effect::Reset { side });

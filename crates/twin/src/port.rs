@@ -137,6 +137,15 @@ impl Port {
         counters.resets = counters.resets.saturating_add(1);
     }
 
+    /// How many of the bytes at `offset` lie in configuration space; an access that goes on behind it is counted.
+    pub(crate) fn config_bytes_from(&mut self, offset: u32, bytes: usize) -> usize {
+        let left = usize::try_from(config::BYTES.saturating_sub(offset)).unwrap_or(usize::MAX);
+        if bytes > left {
+            self.counters.bad_accesses = self.counters.bad_accesses.saturating_add(1);
+        }
+        bytes.min(left)
+    }
+
     pub(crate) fn memory_enabled(&self) -> bool {
         self.config.get(config::COMMAND, 2) & u64::from(config::COMMAND_MEMORY) != 0
     }
