@@ -266,10 +266,9 @@ impl Twin {
         let peer = self.port_mut(side.peer());
         let (translation, open) = peer.inbound(window);
         let fits = offset.checked_add(bytes).is_some_and(|end| end <= open);
-        let address = translation.checked_add(offset).filter(|first| first.checked_add(bytes).is_some());
-        match (fits, address) {
-            (true, Some(_)) if !peer.bus_master() => Err(Refused::NotBusMaster),
-            (true, Some(address)) => Ok(PeerRange { side: side.peer(), address }),
+        match translation.checked_add(offset).filter(|_| fits) {
+            Some(_) if !peer.bus_master() => Err(Refused::NotBusMaster),
+            Some(address) => Ok(PeerRange { side: side.peer(), address }),
             _ => {
                 peer.count_miss();
                 Err(Refused::Limit)
