@@ -1,3 +1,95 @@
 //! `isthmus`: arguments to plan, plan to run; nothing else.
+//!
+//! Exit status: 0 done, 1 the thing under test failed, 2 could not run, and the message says what to do.
 
-fn main() {}
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "results go to stdout, errors to stderr: this is the command"
+)]
+
+mod status;
+mod trace;
+mod twin_command;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Two hosts joined by a PCIe non-transparent bridge that needs no hardware.
+#[derive(Debug, Parser)]
+#[command(
+    name = "isthmus",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  isthmus lab perf                                       two stock guests on a twin: link, ping, ntb_perf, iperf3
+  isthmus twin --port-a /tmp/a.sock --port-b /tmp/b.sock   serve a twin to your own QEMUs
+
+Logs go to stderr; ISTHMUS_LOG=debug shows more of them."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Twin(twin_command::Arguments),
+    Trace(trace::Arguments),
+    Status(status::Arguments),
+    /// Print a completion script for a shell
+    #[command(
+        after_help = "Example:\n  isthmus completions bash > ~/.local/share/bash-completion/completions/isthmus"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a subcommand ended, when it did not fail to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("ISTHMUS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let result = match arguments.command {
+        Command::Twin(arguments) => twin_command::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "isthmus", &mut std::io::stdout());
+            Ok(Outcome::Done)
+        }
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("isthmus: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,159 @@
+//! `isthmus twin`: serve a twin on two sockets.
+
+use crate::Outcome;
+use anyhow::Context;
+use clap::ValueEnum;
+use serde_json::json;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+use twin::{Setup, WindowSize};
+use twin_server::{Endpoint, Options, Server};
+
+/// Serve a twin on two sockets, for your own QEMUs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  isthmus twin --port-a /tmp/a.sock --port-b /tmp/b.sock --control /tmp/twin.sock
+  isthmus status --control /tmp/twin.sock
+
+QEMU must be 10.1 or newer. The guest's memory must be shared (memory-backend-memfd,share=on), or the twin cannot
+reach it. The command lines that attach to this twin are printed once it listens. It serves until SIGTERM or SIGINT;
+hosts may come and go meanwhile.")]
+pub(crate) struct Arguments {
+    /// Socket of port a, the upstream device: a path, or fd:N for an inherited listening socket
+    #[arg(long, value_name = "PATH|fd:N")]
+    port_a: Endpoint,
+    /// Socket of port b, the downstream device
+    #[arg(long, value_name = "PATH|fd:N")]
+    port_b: Endpoint,
+    /// Socket for `isthmus status`
+    #[arg(long, value_name = "PATH|fd:N")]
+    control: Option<Endpoint>,
+    /// How data crosses the memory windows
+    #[arg(long, value_enum, default_value_t = Window::Trap)]
+    window: Window,
+    /// Size of each memory window: a power of two from 64K to 512M; stock Linux clients use at most 4M
+    #[arg(long, value_name = "SIZE", default_value_t = WindowSize::DEFAULT)]
+    mw_size: WindowSize,
+    /// How long the link trains before it is up, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    training_ms: u64,
+    /// Write every register access to this file; `isthmus trace` reads it
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Print what this twin serves as one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Window {
+    /// Every access is a message to the twin, which carries it out in the peer's memory
+    Trap,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
+    let Window::Trap = arguments.window;
+    let options = Options {
+        ports: [arguments.port_a.clone(), arguments.port_b.clone()],
+        control: arguments.control.clone(),
+        setup: Setup {
+            windows: [arguments.mw_size; 2],
+            training: Duration::from_millis(arguments.training_ms),
+        },
+        trace: arguments.trace.clone(),
+    };
+    // Before the sockets appear: whoever sees one may send SIGTERM.
+    let stop = stop_signal().context("SIGTERM and SIGINT cannot be watched")?;
+    let mut server = Server::bind(&options)?;
+    announce(arguments)?;
+    server.run(stop.as_fd())?;
+    tracing::info!("stopped");
+    Ok(Outcome::Done)
+}
+
+/// A descriptor that becomes readable when the twin should end.
+fn stop_signal() -> std::io::Result<UnixStream> {
+    let (stop, on_signal) = UnixStream::pair()?;
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::low_level::pipe::register(signal, on_signal.try_clone()?)?;
+    }
+    Ok(stop)
+}
+
+/// Says where the ports are and how a QEMU gets there. A closed stdout is no reason not to serve.
+fn announce(arguments: &Arguments) -> anyhow::Result<()> {
+    let ports = [("a", &arguments.port_a), ("b", &arguments.port_b)];
+    let mut text = String::new();
+    if arguments.json {
+        let ports: Vec<_> = ports
+            .iter()
+            .map(|(name, endpoint)| json!({"port": name, "socket": endpoint.to_string(), "qemu": qemu(endpoint)}))
+            .collect();
+        let control = arguments.control.as_ref().map(Endpoint::to_string);
+        let object = json!({
+            "pid": std::process::id(), "ports": ports, "control": control, "window": "trap",
+            "mw_bytes": arguments.mw_size.bytes(), "training_ms": arguments.training_ms,
+        });
+        text.push_str(&serde_json::to_string(&object)?);
+    } else {
+        for (name, endpoint) in ports {
+            text.push_str(&format!(
+                "port {name} listens at {endpoint}; attach a guest with\n  qemu-system-x86_64"
+            ));
+            for argument in qemu(endpoint) {
+                text.push(' ');
+                text.push_str(&quoted(&argument));
+            }
+            text.push('\n');
+        }
+        if let Some(control) = &arguments.control {
+            text.push_str(&format!("control socket: isthmus status --control {control}\n"));
+        }
+    }
+    let written = writeln!(std::io::stdout(), "{}", text.trim_end());
+    if let Err(error) = written {
+        tracing::debug!(%error, "nobody reads the announcement");
+    }
+    Ok(())
+}
+
+/// The arguments that matter: shared memory, a port of its own, the device.
+fn qemu(endpoint: &Endpoint) -> Vec<String> {
+    let path = match endpoint {
+        Endpoint::Path(path) => {
+            std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string()
+        }
+        Endpoint::Inherited(number) => format!("(the path behind fd {number})"),
+    };
+    let device = json!({
+        "driver": "vfio-user-pci", "id": "ntb", "bus": "rp1", "socket": {"type": "unix", "path": path},
+    });
+    [
+        "-machine",
+        "q35,memory-backend=mem",
+        "-m",
+        "512M",
+        "-object",
+        "memory-backend-memfd,id=mem,size=512M,share=on",
+        "-device",
+        "pcie-root-port,id=rp1,chassis=1",
+        "-device",
+        &device.to_string(),
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,./:+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

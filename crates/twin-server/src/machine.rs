@@ -1,0 +1,397 @@
+//! The device as a client sees it: regions, windows and memory around the pure model. No sockets.
+
+use crate::host::Host;
+use crate::trace::{Direction, Trace, TraceSpace};
+use crate::{guest_memory, interrupts::Interrupts};
+use control::{Event, StoreMode};
+use ntb_spec::{WINDOWS, bar0, config};
+use rustix::io::Errno;
+use shm::{Mapping, SharedFile};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+use twin::{Effect, LinkState, Setup, Side, Time, Twin};
+use vfio_user::server::{Device, IrqChange, Region};
+use vfio_user::wire::{DmaMap, DmaUnmap, IrqIndex, IrqInfo, RegionIndex, irq_flags};
+
+/// How data crosses a memory window. The one place where a mode is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WindowMode {
+    /// Every access is a message, and the twin carries it out in the peer's memory.
+    #[default]
+    Trap,
+}
+
+/// Both ports with what belongs to their hosts.
+#[derive(Debug)]
+pub struct Machine {
+    pub(crate) twin: Twin,
+    pub(crate) a: Host,
+    pub(crate) b: Host,
+    pub(crate) stores: StoreMode,
+    began: Instant,
+    /// When the model wants to be called.
+    pub(crate) timer: Option<Time>,
+    /// Scratch space of every access, so that none allocates.
+    effects: Vec<Effect>,
+    /// Changes that watchers have not been told of yet.
+    pub(crate) events: Vec<Event>,
+    pub(crate) link_since: Time,
+    pub(crate) setup: Setup,
+    pub(crate) trace: Option<Trace>,
+}
+
+/// What a message's region means here.
+enum Place {
+    Bar0,
+    Window(usize),
+    Config,
+}
+
+impl Machine {
+    /// Two ports, nobody attached.
+    #[must_use]
+    pub fn new(setup: Setup, trace: Option<Trace>) -> Self {
+        Self {
+            twin: Twin::new(&setup),
+            a: Host::new(),
+            b: Host::new(),
+            stores: StoreMode::Deliver,
+            began: Instant::now(),
+            timer: None,
+            effects: Vec::new(),
+            events: Vec::new(),
+            link_since: Time::default(),
+            setup,
+            trace,
+        }
+    }
+
+    /// Time since the machine was made, as the model and the trace have it.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        Time(self.began.elapsed())
+    }
+
+    pub(crate) fn host(&self, side: Side) -> &Host {
+        match side {
+            Side::A => &self.a,
+            Side::B => &self.b,
+        }
+    }
+
+    pub(crate) fn host_mut(&mut self, side: Side) -> &mut Host {
+        match side {
+            Side::A => &mut self.a,
+            Side::B => &mut self.b,
+        }
+    }
+
+    /// The device of one port, for a session.
+    pub fn port(&mut self, side: Side) -> PortDevice<'_> {
+        PortDevice { machine: self, side }
+    }
+
+    /// A client connected.
+    pub fn attach(&mut self, side: Side, pid: Option<u32>) {
+        let now = self.now();
+        self.host_mut(side).pid = pid;
+        self.twin.attach(now, side, &mut self.effects);
+        self.events.push(Event::Attached { at_ms: millis(now), port: crate::status::port_name(side) });
+        self.carry_out();
+    }
+
+    /// A client is gone: its memory, its eventfds and its link go with it.
+    pub fn detach(&mut self, side: Side) {
+        let now = self.now();
+        let host = self.host_mut(side);
+        host.pid = None;
+        host.memory.clear();
+        host.interrupts.clear();
+        self.twin.detach(now, side, &mut self.effects);
+        self.events.push(Event::Detached { at_ms: millis(now), port: crate::status::port_name(side) });
+        self.carry_out();
+    }
+
+    /// Lets the model act on time that has passed. Call it when [`wait`](Self::wait) is over.
+    pub fn advance(&mut self) {
+        let now = self.now();
+        self.twin.advance(now, &mut self.effects);
+        self.carry_out();
+    }
+
+    /// How long nothing needs to happen; `None`: until somebody does something.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        self.timer.map(|Time(at)| at.saturating_sub(self.now().0))
+    }
+
+    /// What the model wanted done.
+    fn carry_out(&mut self) {
+        if self.effects.is_empty() {
+            return;
+        }
+        let now = self.now();
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Interrupt { side, vector } => self.host_mut(side).interrupts.raise(vector),
+                Effect::Timer(at) => self.timer = at,
+                Effect::Link(state) => {
+                    self.link_since = now;
+                    let state = match state {
+                        LinkState::Down => control::LinkState::Down,
+                        LinkState::Training { .. } => control::LinkState::Training,
+                        LinkState::Up => control::LinkState::Up,
+                    };
+                    tracing::info!(%state, "link");
+                    self.events.push(Event::Link { at_ms: millis(now), state });
+                }
+                Effect::Reset { side } => self.after_reset(now, side),
+                // A trapped window asks the model at every access, so a new translation needs nothing here.
+                Effect::Translation { .. } => {}
+            }
+        }
+        self.effects = effects;
+    }
+
+    fn after_reset(&mut self, now: Time, side: Side) {
+        self.host_mut(side).interrupts.reset();
+        let port = crate::status::port_name(side);
+        tracing::info!(%port, "reset");
+        self.events.push(Event::Reset { at_ms: millis(now), port });
+    }
+
+    fn place(region: RegionIndex) -> Option<Place> {
+        match region {
+            RegionIndex::BAR0 => Some(Place::Bar0),
+            RegionIndex::BAR2 => Some(Place::Window(0)),
+            RegionIndex::BAR4 => Some(Place::Window(1)),
+            RegionIndex::CONFIG => Some(Place::Config),
+            _ => None,
+        }
+    }
+
+    fn load(&mut self, side: Side, place: &Place, offset: u64, out: &mut [u8]) {
+        match *place {
+            Place::Window(window) => self.load_window(side, window, offset, out),
+            Place::Bar0 => {
+                // The region is 64 KiB, so the offset fits.
+                let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+                let hit = self.twin.bar0_read(side, offset, out);
+                self.record(side, TraceSpace::Bar0, Direction::Read, offset, out, hit);
+            }
+            Place::Config => {
+                let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+                self.twin.config_read(side, offset, out);
+                self.record(side, TraceSpace::Config, Direction::Read, offset, out, true);
+            }
+        }
+    }
+
+    fn store(&mut self, side: Side, place: &Place, offset: u64, data: &[u8]) {
+        match *place {
+            Place::Window(window) => self.store_window(side, window, offset, data),
+            Place::Bar0 => {
+                let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+                let now = self.now();
+                let hit = self.twin.bar0_write(now, side, offset, data, &mut self.effects);
+                self.record(side, TraceSpace::Bar0, Direction::Write, offset, data, hit);
+                self.carry_out();
+            }
+            Place::Config => {
+                let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+                let now = self.now();
+                let msix_before = self.twin.msix_enabled(side);
+                self.twin.config_write(now, side, offset, data, &mut self.effects);
+                self.record(side, TraceSpace::Config, Direction::Write, offset, data, true);
+                self.carry_out();
+                if msix_before && !self.twin.msix_enabled(side) {
+                    self.host_mut(side).interrupts.reset();
+                }
+            }
+        }
+    }
+
+    fn store_window(&mut self, side: Side, window: usize, offset: u64, data: &[u8]) {
+        let discard = self.stores == StoreMode::Discard;
+        let landed = self.twin.route(side, window, offset, length(data)).is_ok_and(|range| {
+            // The ceiling checks the route and the memory map like delivery does, and differs by the store alone.
+            let memory = &self.host(range.side).memory;
+            if discard {
+                memory.check(range.address, data.len()).is_ok()
+            } else {
+                memory.write(range.address, data).is_ok()
+            }
+        });
+        if let Some(counters) = self.host_mut(side).windows.get_mut(window) {
+            counters.count_store(landed, discard, length(data));
+        }
+    }
+
+    fn load_window(&mut self, side: Side, window: usize, offset: u64, out: &mut [u8]) {
+        let landed = self
+            .twin
+            .route(side, window, offset, length(out))
+            .is_ok_and(|range| self.host(range.side).memory.read(range.address, out).is_ok());
+        if !landed {
+            out.fill(0xFF);
+        }
+        if let Some(counters) = self.host_mut(side).windows.get_mut(window) {
+            counters.count_load(landed);
+        }
+    }
+
+    fn record(
+        &mut self,
+        side: Side,
+        space: TraceSpace,
+        direction: Direction,
+        offset: u32,
+        data: &[u8],
+        hit: bool,
+    ) {
+        if self.trace.is_some() {
+            let now = self.now();
+            if let Some(trace) = &mut self.trace {
+                trace.record(now, side, space, direction, offset, data, hit);
+            }
+        }
+    }
+
+    fn map(&mut self, side: Side, map: DmaMap, fd: Option<OwnedFd>) -> Result<(), Errno> {
+        let access = guest_memory::access(map.writeable);
+        let end = map.fd_offset.checked_add(map.size).ok_or(Errno::INVAL)?;
+        let mapping = match fd.filter(|_| map.readable || map.writeable) {
+            None => None,
+            Some(fd) => {
+                let mapped =
+                    SharedFile::accept(fd, end).map_err(|unfit| unfit.to_string()).and_then(|file| {
+                        Mapping::new(&file, map.fd_offset, map.size, access)
+                            .map_err(|error| error.to_string())
+                    });
+                match mapped {
+                    Ok(mapping) => Some(mapping),
+                    Err(why) => {
+                        let port = crate::status::port_name(side);
+                        tracing::warn!(%port, iova = %map.iova, bytes = map.size, why, "memory that cannot be reached");
+                        None
+                    }
+                }
+            }
+        };
+        let memory = &mut self.host_mut(side).memory;
+        memory.add(map.iova.0, map.size, map.writeable, mapping).map_err(|error| match error {
+            guest_memory::AddError::Range => Errno::INVAL,
+            guest_memory::AddError::Overlap => Errno::EXIST,
+            guest_memory::AddError::TooMany => Errno::NOSPC,
+        })
+    }
+}
+
+fn length(data: &[u8]) -> u64 {
+    u64::try_from(data.len()).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn millis(Time(at): Time) -> u64 {
+    u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// One port of a machine, as a vfio-user session wants it.
+#[derive(Debug)]
+pub struct PortDevice<'a> {
+    machine: &'a mut Machine,
+    side: Side,
+}
+
+impl Device for PortDevice<'_> {
+    fn region(&self, index: RegionIndex) -> Region {
+        let size = match Machine::place(index) {
+            Some(Place::Bar0) => u64::from(bar0::BYTES),
+            Some(Place::Window(window)) => self.machine.twin.window_bytes(self.side, window),
+            Some(Place::Config) => u64::from(config::BYTES),
+            None => return Region::ABSENT,
+        };
+        Region::read_write(size)
+    }
+
+    fn irq_info(&self, index: IrqIndex) -> IrqInfo {
+        match index {
+            IrqIndex::MSIX => IrqInfo { flags: irq_flags::EVENTFD, count: Interrupts::count() },
+            // QEMU registers an eventfd for errors and warns where there is none; it is never signalled.
+            IrqIndex::ERR => IrqInfo { flags: irq_flags::EVENTFD, count: 1 },
+            _ => IrqInfo::default(),
+        }
+    }
+
+    fn region_read(&mut self, index: RegionIndex, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+        let place = Machine::place(index).ok_or(Errno::INVAL)?;
+        self.machine.load(self.side, &place, offset, data);
+        Ok(())
+    }
+
+    fn region_write(
+        &mut self,
+        index: RegionIndex,
+        offset: u64,
+        data: &[u8],
+        _posted: bool,
+    ) -> Result<(), Errno> {
+        let place = Machine::place(index).ok_or(Errno::INVAL)?;
+        self.machine.store(self.side, &place, offset, data);
+        Ok(())
+    }
+
+    fn dma_map(&mut self, map: DmaMap, fd: Option<OwnedFd>) -> Result<(), Errno> {
+        self.machine.map(self.side, map, fd)
+    }
+
+    fn dma_unmap(&mut self, unmap: DmaUnmap) -> Result<(), Errno> {
+        let memory = &mut self.machine.host_mut(self.side).memory;
+        match unmap {
+            DmaUnmap::All => memory.clear(),
+            DmaUnmap::Range { iova, size } => match memory.remove(iova.0, size) {
+                Some(true) => {}
+                Some(false) => return Err(Errno::NOENT),
+                None => return Err(Errno::INVAL),
+            },
+        }
+        Ok(())
+    }
+
+    fn set_irqs(&mut self, index: IrqIndex, change: IrqChange<'_>) -> Result<(), Errno> {
+        let interrupts = &mut self.machine.host_mut(self.side).interrupts;
+        match (index, change) {
+            (IrqIndex::MSIX, IrqChange::Assign { start, fds }) => {
+                for (vector, fd) in (start..).zip(fds) {
+                    interrupts.assign(vector, Some(fd))?;
+                }
+            }
+            (IrqIndex::MSIX, IrqChange::Deassign { start, count }) => {
+                for vector in start..start.saturating_add(count) {
+                    interrupts.assign(vector, None)?;
+                }
+            }
+            (IrqIndex::MSIX, IrqChange::DisableAll) => interrupts.clear(),
+            (IrqIndex::MSIX, IrqChange::Trigger(vectors)) => {
+                for vector in vectors.iter() {
+                    interrupts.trigger(vector);
+                }
+            }
+            // Errors are never signalled, so their eventfd is not kept. Types without vectors have nothing to disable.
+            (IrqIndex::ERR, _) | (_, IrqChange::DisableAll) => {}
+            _ => return Err(Errno::INVAL),
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) -> Result<(), Errno> {
+        let machine = &mut *self.machine;
+        let now = machine.now();
+        machine.twin.reset(now, self.side, &mut machine.effects);
+        machine.after_reset(now, self.side);
+        machine.carry_out();
+        Ok(())
+    }
+}
+
+const _: () = assert!(WINDOWS == 2, "place() knows two windows");

@@ -1,0 +1,345 @@
+//! The event loop: two ports, the control socket, the model's timer, and a descriptor that says stop.
+
+use crate::control_server::Connection;
+use crate::endpoint::Endpoint;
+use crate::machine::Machine;
+use crate::status::{self, SessionStatus, port_name};
+use crate::trace::Trace;
+use control::{Reply, Request};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+use twin::{Setup, Side};
+use vfio_user::listen::{ListenError, Listener};
+use vfio_user::server::{Next, ServerSession};
+
+/// Messages that one port may have handled before the other gets its turn: some 100 µs of work.
+const BUDGET: usize = 256;
+/// Clients of the control socket at a time.
+const MAX_CONNECTIONS: usize = 64;
+/// How long the loop leaves a listener alone that cannot accept, for want of descriptors for instance.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a twin is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where hosts connect: port a, port b.
+    pub ports: [Endpoint; 2],
+    /// Where `isthmus status` connects, if anywhere.
+    pub control: Option<Endpoint>,
+    /// Windows and training time.
+    pub setup: Setup,
+    /// Where register accesses are written, if anywhere.
+    pub trace: Option<PathBuf>,
+}
+
+/// Why a twin did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A socket could not be made.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// An inherited descriptor is none.
+    #[error(transparent)]
+    Inherit(#[from] shm::NotInherited),
+    /// The trace file could not be made.
+    #[error("the trace file {} cannot be made", path.display())]
+    Trace {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Waiting failed; nothing but a lack of memory makes it.
+    #[error("waiting for the hosts failed")]
+    Poll(#[source] io::Error),
+}
+
+/// A twin that listens.
+#[derive(Debug)]
+pub struct Server {
+    machine: Machine,
+    a: Dock,
+    b: Dock,
+    control: Option<Listener>,
+    connections: Vec<Connection>,
+    /// Set while accepting fails: the loop does not spin on a listener that stays readable.
+    accept_pause: bool,
+}
+
+/// Where a host docks: the socket, and the session while one is there.
+#[derive(Debug)]
+struct Dock {
+    side: Side,
+    name: String,
+    listener: Listener,
+    session: Option<ServerSession>,
+    /// The session's budget ran out: it has work that poll cannot see.
+    again: bool,
+}
+
+/// What a descriptor in the poll set belongs to.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Stop,
+    Session(Side),
+    Listener(Side),
+    Control,
+    Connection(usize),
+}
+
+impl Server {
+    /// Opens the sockets. From here on hosts can connect; they are served by [`run`](Self::run).
+    ///
+    /// # Errors
+    /// [`RunError`] says which socket or file is in the way, and what to do.
+    pub fn bind(options: &Options) -> Result<Self, RunError> {
+        let trace = match &options.trace {
+            None => None,
+            Some(path) => {
+                Some(Trace::create(path).map_err(|source| RunError::Trace { path: path.clone(), source })?)
+            }
+        };
+        let [a, b] = &options.ports;
+        Ok(Self {
+            a: Dock::new(Side::A, a)?,
+            b: Dock::new(Side::B, b)?,
+            control: options.control.as_ref().map(listen).transpose()?,
+            machine: Machine::new(options.setup, trace),
+            connections: Vec::new(),
+            accept_pause: false,
+        })
+    }
+
+    /// Serves until `stop` becomes readable.
+    ///
+    /// # Errors
+    /// Only when waiting itself fails: what a host or a control client does ends its own connection at most.
+    pub fn run(&mut self, stop: BorrowedFd<'_>) -> Result<(), RunError> {
+        let mut ready = Vec::new();
+        loop {
+            if self.wait(stop, &mut ready)? {
+                if let Some(trace) = &mut self.machine.trace {
+                    trace.flush();
+                }
+                return Ok(());
+            }
+            if self.machine.wait() == Some(Duration::ZERO) {
+                self.machine.advance();
+            }
+            for &source in &ready {
+                match source {
+                    Source::Stop => {}
+                    Source::Session(side) => self.serve(side),
+                    Source::Listener(side) => self.dock(side),
+                    Source::Control => self.admit(),
+                    Source::Connection(at) => self.answer(at),
+                }
+            }
+            self.tell_watchers();
+        }
+    }
+
+    /// Waits until something is to be done, and says what in `ready`, sessions first: a host that left makes room for the
+    /// one that is waiting. Returns whether to stop.
+    fn wait(&mut self, stop: BorrowedFd<'_>, ready: &mut Vec<Source>) -> Result<bool, RunError> {
+        ready.clear();
+        let mut sources = vec![Source::Stop];
+        let mut fds = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
+        for dock in [&self.a, &self.b] {
+            if let Some(session) = &dock.session {
+                let mut interest = PollFlags::empty();
+                interest.set(PollFlags::IN, session.wants_read());
+                interest.set(PollFlags::OUT, session.wants_write());
+                sources.push(Source::Session(dock.side));
+                fds.push(PollFd::from_borrowed_fd(session.as_fd(), interest));
+            }
+        }
+        for (at, connection) in self.connections.iter().enumerate() {
+            let mut interest = PollFlags::IN;
+            interest.set(PollFlags::OUT, connection.wants_write());
+            sources.push(Source::Connection(at));
+            fds.push(PollFd::from_borrowed_fd(connection.as_fd(), interest));
+        }
+        if !self.accept_pause {
+            for dock in [&self.a, &self.b] {
+                sources.push(Source::Listener(dock.side));
+                fds.push(PollFd::from_borrowed_fd(dock.listener.as_fd(), PollFlags::IN));
+            }
+            if let Some(control) = &self.control {
+                sources.push(Source::Control);
+                fds.push(PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN));
+            }
+        }
+        let busy = self.a.again || self.b.again;
+        let mut timeout = if busy { Some(Duration::ZERO) } else { self.machine.wait() };
+        if self.accept_pause {
+            timeout = Some(timeout.map_or(ACCEPT_PAUSE, |time| time.min(ACCEPT_PAUSE)));
+            self.accept_pause = false;
+        }
+        if timeout != Some(Duration::ZERO)
+            && let Some(trace) = &mut self.machine.trace
+        {
+            trace.flush();
+        }
+        let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(RunError::Poll(errno.into())),
+        }
+        for (fd, &source) in fds.iter().zip(&sources) {
+            let again = match source {
+                Source::Session(Side::A) => self.a.again,
+                Source::Session(Side::B) => self.b.again,
+                _ => false,
+            };
+            if !fd.revents().is_empty() || again {
+                ready.push(source);
+            }
+        }
+        Ok(matches!(ready.first(), Some(Source::Stop)))
+    }
+
+    fn dock_mut(&mut self, side: Side) -> (&mut Dock, &mut Machine) {
+        match side {
+            Side::A => (&mut self.a, &mut self.machine),
+            Side::B => (&mut self.b, &mut self.machine),
+        }
+    }
+
+    /// Lets a host's session work.
+    fn serve(&mut self, side: Side) {
+        let (dock, machine) = self.dock_mut(side);
+        let Some(session) = &mut dock.session else { return };
+        let over = match session.service(&mut machine.port(side), BUDGET) {
+            Ok(progress) => {
+                dock.again = progress.next == Next::Again;
+                progress.next == Next::Closed
+            }
+            Err(error) => {
+                tracing::warn!(port = %port_name(side), %error, "the host's connection is closed");
+                true
+            }
+        };
+        if over {
+            let counters = *session.counters();
+            dock.session = None;
+            dock.again = false;
+            let host = machine.host_mut(side);
+            host.messages = host.messages.wrapping_add(counters.messages);
+            host.refused_messages = host.refused_messages.wrapping_add(counters.refused.total());
+            machine.detach(side);
+            tracing::info!(port = %port_name(side), "the host is gone; the port waits for the next one");
+        }
+    }
+
+    /// A host knocks at a port.
+    fn dock(&mut self, side: Side) {
+        let (dock, machine) = self.dock_mut(side);
+        match dock.listener.accept() {
+            Ok(None) => {}
+            Ok(Some(stream)) if dock.session.is_some() => {
+                tracing::warn!(port = %port_name(side), "a second host is turned away: one is attached already");
+                drop(stream);
+            }
+            Ok(Some(stream)) => {
+                let pid = peer_pid(&stream);
+                tracing::info!(port = %port_name(side), ?pid, "a host is attached");
+                dock.session = Some(ServerSession::new(stream));
+                machine.attach(side, pid);
+            }
+            Err(error) => {
+                tracing::warn!(port = %port_name(side), %error, "a host cannot be accepted");
+                self.accept_pause = true;
+            }
+        }
+    }
+
+    /// A control client knocks.
+    fn admit(&mut self) {
+        let accepted = self.control.as_ref().map_or(Ok(None), Listener::accept);
+        match accepted {
+            Ok(None) => {}
+            Ok(Some(_)) if self.connections.len() >= MAX_CONNECTIONS => {
+                tracing::warn!("a control client is turned away: there are {MAX_CONNECTIONS}");
+            }
+            Ok(Some(stream)) => match Connection::new(stream) {
+                Ok(connection) => self.connections.push(connection),
+                Err(error) => tracing::warn!(%error, "a control client cannot be served"),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "a control client cannot be accepted");
+                self.accept_pause = true;
+            }
+        }
+    }
+
+    /// A control client asks, or takes what it was sent.
+    fn answer(&mut self, at: usize) {
+        // Closing a connection moves the last one here; `tell_watchers` removes, so that positions hold until then.
+        let sessions = [self.a.status(), self.b.status()];
+        let machine = &mut self.machine;
+        let Some(connection) = self.connections.get_mut(at) else { return };
+        let answer = |request: &Request| match request {
+            Request::Status => Reply::Status(Box::new(status::status(machine, sessions.clone()))),
+            Request::Registers => Reply::Registers(status::registers(machine)),
+            Request::SetStores { stores } => {
+                machine.stores = *stores;
+                Reply::Done
+            }
+            // The connection keeps this one itself.
+            Request::Watch => Reply::Done,
+        };
+        if connection.service(answer).is_err() {
+            connection.close();
+        }
+    }
+
+    /// Hands what has happened to everybody who watches, and drops the connections that are over.
+    fn tell_watchers(&mut self) {
+        let events = std::mem::take(&mut self.machine.events);
+        self.connections.retain_mut(|connection| {
+            let told = events.iter().try_for_each(|&event| connection.tell(event));
+            told.and_then(|()| connection.flush()).is_ok() && !connection.is_closed()
+        });
+    }
+}
+
+impl Dock {
+    fn new(side: Side, endpoint: &Endpoint) -> Result<Self, RunError> {
+        Ok(Self {
+            side,
+            name: endpoint.to_string(),
+            listener: listen(endpoint)?,
+            session: None,
+            again: false,
+        })
+    }
+
+    fn status(&self) -> SessionStatus {
+        let counters = self.session.as_ref().map(|session| *session.counters()).unwrap_or_default();
+        SessionStatus {
+            socket: self.name.clone(),
+            messages: counters.messages,
+            refused: counters.refused.total(),
+        }
+    }
+}
+
+fn listen(endpoint: &Endpoint) -> Result<Listener, RunError> {
+    match endpoint {
+        Endpoint::Path(path) => Ok(Listener::bind(path)?),
+        Endpoint::Inherited(number) => Ok(Listener::from_fd(shm::take_inherited(*number)?)?),
+    }
+}
+
+/// Who is at the other end, as the kernel says.
+fn peer_pid(stream: &UnixStream) -> Option<u32> {
+    let credentials = rustix::net::sockopt::socket_peercred(stream).ok()?;
+    u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
+}

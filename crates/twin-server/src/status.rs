@@ -1,0 +1,142 @@
+//! A machine described in the control socket's words.
+
+use crate::machine::{Machine, millis};
+use crate::trace::element;
+use control::{
+    LinkState, LinkStatus, PortName, PortStatus, RegisterValue, Registers, Role, Status, WindowClass,
+    WindowMode, WindowStatus,
+};
+use ntb_spec::meaning::{Bar0Meaning, ConfigMeaning};
+use ntb_spec::table::Part;
+use ntb_spec::{WINDOWS, bar0, config};
+use std::time::Duration;
+use twin::{Register, Side, Space};
+
+/// Messages handled and refused in the session of the moment, and where the port listens: what the server adds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SessionStatus {
+    pub(crate) socket: String,
+    pub(crate) messages: u64,
+    pub(crate) refused: u64,
+}
+
+pub(crate) fn port_name(side: Side) -> PortName {
+    match side {
+        Side::A => PortName::A,
+        Side::B => PortName::B,
+    }
+}
+
+/// Everything at this moment.
+pub(crate) fn status(machine: &Machine, sessions: [SessionStatus; 2]) -> Status {
+    let (ups, downs) = machine.twin.link_changes();
+    let state = match machine.twin.link() {
+        twin::LinkState::Down => LinkState::Down,
+        twin::LinkState::Training { .. } => LinkState::Training,
+        twin::LinkState::Up => LinkState::Up,
+    };
+    let now = machine.now();
+    let held = now.0.saturating_sub(machine.link_since.0);
+    let whole_millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_ms: millis(now),
+        link: LinkStatus {
+            state,
+            for_ms: whole_millis(held),
+            ups,
+            downs,
+            training_ms: whole_millis(machine.setup.training),
+        },
+        stores: machine.stores,
+        ports: Side::BOTH
+            .into_iter()
+            .zip(sessions)
+            .map(|(side, session)| port(machine, side, session))
+            .collect(),
+    }
+}
+
+fn port(machine: &Machine, side: Side, session: SessionStatus) -> PortStatus {
+    let (twin, host) = (&machine.twin, machine.host(side));
+    let counters = twin.counters(side);
+    let (mapped_bytes, unreachable_bytes) = host.memory.bytes();
+    PortStatus {
+        port: port_name(side),
+        role: match side {
+            Side::A => Role::Usd,
+            Side::B => Role::Dsd,
+        },
+        socket: session.socket,
+        attached: twin.attached(side),
+        pid: host.pid,
+        enabled: twin.enabled(side),
+        memory_enabled: twin.memory_enabled(side),
+        bus_master: twin.bus_master(side),
+        attaches: counters.attaches,
+        resets: counters.resets,
+        mapped_bytes,
+        unreachable_bytes,
+        messages: host.messages.wrapping_add(session.messages),
+        refused_messages: host.refused_messages.wrapping_add(session.refused),
+        bad_accesses: counters.bad_accesses,
+        doorbells: counters.doorbells,
+        doorbells_dropped: counters.doorbells_dropped,
+        interrupts: counters.interrupts,
+        windows: (0..WINDOWS).map(|index| window(machine, side, index)).collect(),
+    }
+}
+
+fn window(machine: &Machine, side: Side, index: usize) -> WindowStatus {
+    let (translation, open_bytes) = machine.twin.outbound(side, index);
+    let counters = machine.host(side).windows.get(index).copied().unwrap_or_default();
+    WindowStatus {
+        window: u8::try_from(index).unwrap_or(u8::MAX),
+        mode: WindowMode::Trap,
+        class: WindowClass::Messaged,
+        bytes: machine.twin.window_bytes(side, index),
+        open_bytes,
+        translation: (open_bytes > 0).then_some(translation),
+        stores: counters.stores,
+        stored_bytes: counters.stored_bytes,
+        dropped: counters.dropped,
+        discarded: counters.discarded,
+        discarded_bytes: counters.discarded_bytes,
+        loads: counters.loads,
+        refused_loads: counters.refused_loads,
+    }
+}
+
+/// Every register of both ports.
+pub(crate) fn registers(machine: &Machine) -> Registers {
+    let of = |side| machine.twin.registers(side).map(move |register| value(side, register));
+    Registers { registers: Side::BOTH.into_iter().flat_map(of).collect() }
+}
+
+fn value(side: Side, register: Register) -> RegisterValue {
+    let Register { space, offset, bytes, name, index, array, value } = register;
+    let meaning = match space {
+        Space::Bar0 => match bar0::lookup(offset, usize::from(bytes)) {
+            Ok(hit) if hit.part == Part::Whole => {
+                Bar0Meaning { reg: hit.row.reg, index, value, written: false }.to_string()
+            }
+            _ => String::new(),
+        },
+        Space::Config => config::row_at(offset)
+            .map_or_else(String::new, |row| ConfigMeaning { reg: row.reg, index, value }.to_string()),
+    };
+    RegisterValue {
+        port: port_name(side),
+        space: match space {
+            Space::Config => "config",
+            Space::Bar0 => "bar0",
+        }
+        .to_owned(),
+        offset,
+        bytes,
+        name: element(name, if array { 2 } else { 1 }, index),
+        value,
+        meaning,
+    }
+}

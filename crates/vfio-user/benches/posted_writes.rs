@@ -1,0 +1,2 @@
+//! Placeholder for the posted-write bench.
+fn main() {}

@@ -1,0 +1,209 @@
+//! The server's side of one connection.
+//!
+//! [`ServerSession`] owns the socket and nothing else: no thread, no lock, no clock. The caller's event loop says
+//! when to work, the caller's [`Device`] says what the answers are, and the session never waits.
+//!
+//! ```text
+//!   socket ──recvmsg──▶ Input ──Message──▶ Desk ──▶ Device
+//!      ▲     64 KiB     frames, fds        parse,     │
+//!      │                                   judge      ▼
+//!      └────sendmsg───── Output ◀──────────reply── Result
+//! ```
+
+mod counters;
+mod device;
+mod handle;
+mod input;
+mod output;
+
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::io::Errno;
+
+pub use counters::{Counters, Refused};
+pub use device::{Device, IrqChange, Mapping, Region, Vectors};
+
+use crate::wire::{Capabilities, Command, Flags, Header, emit_error};
+use handle::Desk;
+use input::{BadFrame, Fill, Input};
+use output::Output;
+
+/// One client's connection, driven by the caller's event loop.
+///
+/// Poll the session's descriptor for reading if [`wants_read`](Self::wants_read) and for writing if
+/// [`wants_write`](Self::wants_write), and call [`service`](Self::service) when either is ready. It works on
+/// blocking and non-blocking sockets alike: every call to the kernel says "do not wait" by itself.
+///
+/// Dropping it closes the socket and every file descriptor that it still holds.
+#[derive(Debug)]
+pub struct ServerSession {
+    socket: UnixStream,
+    input: Input,
+    output: Output,
+    desk: Desk,
+    over: bool,
+}
+
+/// What [`ServerSession::service`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Messages taken, refused ones too.
+    pub handled: usize,
+    /// What to do next.
+    pub next: Next,
+}
+
+/// When to call [`ServerSession::service`] again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// When the socket is readable.
+    Readable,
+    /// Soon, without polling: the budget ran out and messages may be buffered here, where poll cannot see them.
+    Again,
+    /// When the socket is writable: the client does not fetch its replies, and gets no further ones until it does.
+    Writable,
+    /// Never: the client is gone. Drop the session; keep the device.
+    Closed,
+}
+
+/// Why a session cannot go on. The client's maps and eventfds should be dropped with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// A size in a header that cannot be right, so that nobody knows where the next message begins. The client
+    /// has been sent an error reply.
+    #[error("the client sent a {command} message of {size} bytes: not a possible size")]
+    Framing {
+        /// The header's command.
+        command: Command,
+        /// The header's size, in bytes.
+        size: u32,
+    },
+    /// The socket failed.
+    #[error("the client's socket failed: {0}")]
+    Socket(Errno),
+    /// The session ended earlier.
+    #[error("the session is over")]
+    Over,
+}
+
+impl ServerSession {
+    /// A session with the client at the other end of `socket`, which must be a stream socket.
+    #[must_use]
+    pub fn new(socket: UnixStream) -> Self {
+        Self { socket, input: Input::new(), output: Output::default(), desk: Desk::default(), over: false }
+    }
+
+    /// Sends pending replies, then takes up to `budget` messages (at least 1), carries them out and answers them.
+    /// Never waits.
+    ///
+    /// Replies are sent before the socket is read again, and before it returns.
+    ///
+    /// # Errors
+    /// The session is over: see [`SessionError`]. A bad request is not an error here, it is answered with one.
+    pub fn service<D: Device + ?Sized>(
+        &mut self,
+        device: &mut D,
+        budget: usize,
+    ) -> Result<Progress, SessionError> {
+        if self.over {
+            return Err(SessionError::Over);
+        }
+        let result = self.run(device, budget.max(1));
+        self.over = !matches!(&result, Ok(progress) if progress.next != Next::Closed);
+        result
+    }
+
+    fn run<D: Device + ?Sized>(&mut self, device: &mut D, budget: usize) -> Result<Progress, SessionError> {
+        let Self { socket, input, output, desk, over: _ } = self;
+        let socket = socket.as_fd();
+        let mut handled: usize = 0;
+        let done = |handled, next| Ok(Progress { handled, next });
+        loop {
+            loop {
+                if output.is_backlogged() {
+                    output.flush(socket).map_err(SessionError::Socket)?;
+                    if output.is_backlogged() {
+                        return done(handled, Next::Writable);
+                    }
+                }
+                if handled >= budget {
+                    output.flush(socket).map_err(SessionError::Socket)?;
+                    return done(handled, Next::Again);
+                }
+                match input.next() {
+                    Ok(Some(message)) => desk.handle(message, device, output),
+                    Ok(None) => break,
+                    Err(BadFrame(header)) => return Err(reject(&header, output, socket)),
+                }
+                handled = handled.saturating_add(1);
+            }
+            if output.is_pending() {
+                output.flush(socket).map_err(SessionError::Socket)?;
+            }
+            match input.fill(socket).map_err(SessionError::Socket)? {
+                Fill::Bytes { fds } => counters::add(&mut desk.counters.fds, fds),
+                Fill::WouldBlock => return done(handled, Next::Readable),
+                Fill::Eof => {
+                    if input.has_partial() {
+                        tracing::debug!("the client left in the middle of a message");
+                    }
+                    return done(handled, Next::Closed);
+                }
+            }
+        }
+    }
+
+    /// Sends pending replies, without waiting and without taking requests.
+    ///
+    /// # Errors
+    /// [`SessionError::Socket`] if the socket fails.
+    pub fn flush(&mut self) -> Result<(), SessionError> {
+        self.output.flush(self.socket.as_fd()).map_err(SessionError::Socket)
+    }
+
+    /// Whether to poll for reading: not while the client leaves its replies lying.
+    #[must_use]
+    pub fn wants_read(&self) -> bool {
+        !self.output.is_backlogged()
+    }
+
+    /// Whether to poll for writing: replies are pending.
+    #[must_use]
+    pub fn wants_write(&self) -> bool {
+        self.output.is_pending()
+    }
+
+    /// What the client said of itself in VERSION; `None` until it has.
+    #[must_use]
+    pub fn client(&self) -> Option<&Capabilities> {
+        self.desk.client()
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.desk.counters
+    }
+}
+
+impl AsFd for ServerSession {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Tells the client, if it wants to hear, and gives up: the bytes that follow mean nothing.
+fn reject(header: &Header, output: &mut Output, socket: BorrowedFd<'_>) -> SessionError {
+    if !Flags::no_reply(header.flags()) {
+        emit_error(header, Errno::INVAL, &mut output.bytes);
+        // As good as it gets: the session ends either way.
+        if let Err(errno) = output.flush(socket) {
+            tracing::debug!(%errno, "the error reply could not be sent");
+        }
+    }
+    SessionError::Framing { command: header.command(), size: header.size() }
+}
