@@ -66,32 +66,35 @@ impl Twin {
         let port = self.port_mut(side);
         port.attached = true;
         port.counters.attaches = port.counters.attaches.saturating_add(1);
-        self.update_link(now, effects);
+        self.update_link(now, side.peer(), effects);
     }
 
     /// A host is gone, however it went. Its port loses power: registers as after power-on, so that the next host
     /// does not inherit an enabled link from a driver that is dead.
     pub fn detach(&mut self, now: Time, side: Side, effects: &mut Vec<Effect>) {
         self.port_mut(side).attached = false;
-        self.port_mut(side).reset();
-        effects.push(Effect::Translation { side });
-        self.update_link(now, effects);
+        self.reset(now, side, effects);
     }
 
     /// A host reset its port: bus reset or function-level reset.
     pub fn reset(&mut self, now: Time, side: Side, effects: &mut Vec<Effect>) {
         self.port_mut(side).reset();
         effects.push(Effect::Translation { side });
-        self.update_link(now, effects);
+        self.update_link(now, side.peer(), effects);
+        // That its own reset took the link down is no news to a port: it starts with nothing pending.
+        self.port_mut(side).clear_pending();
     }
 
     /// The time that an [`Effect::Timer`] asked for has come, or any other time.
     pub fn advance(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        self.update_link(now, effects);
+        self.update_link(now, Side::A, effects);
     }
 
-    /// Follows the ports' readiness, and tells both sides when the link goes up or down.
-    fn update_link(&mut self, now: Time, effects: &mut Vec<Effect>) {
+    /// Follows the ports' readiness, and tells both sides when the link goes up or down: `first` before its peer.
+    ///
+    /// Whoever caused the change is told last: ntb_test.sh disables the link at one side, waits until that side
+    /// sees it, and then expects that the other side has seen it too.
+    fn update_link(&mut self, now: Time, first: Side, effects: &mut Vec<Effect>) {
         let was_up = self.link.is_up();
         let ready = self.a.ready() && self.b.ready();
         let Some(state) = self.link.update(now, ready) else { return };
@@ -104,13 +107,13 @@ impl Twin {
             return;
         }
         // The register first on both sides, then the interrupts: a driver that is interrupted reads the register
-        // of its own side, and ntb_test.sh expects the two sides to agree at once.
+        // of its own side.
         for side in Side::BOTH {
             let up = self.link.is_up();
             self.port_mut(side).set_link(up);
             effects.push(Effect::Translation { side });
         }
-        for side in Side::BOTH {
+        for side in [first, first.peer()] {
             self.port_mut(side).latch(LINK_SOURCE, effects);
         }
     }
@@ -120,17 +123,12 @@ impl Twin {
     /// A read of any width at any offset; all ones behind the end.
     pub fn config_read(&mut self, side: Side, offset: u32, out: &mut [u8]) {
         let port = self.port_mut(side);
-        let inside = config::BYTES.saturating_sub(offset);
-        let inside = usize::try_from(inside).unwrap_or(usize::MAX).min(out.len());
-        let (within, behind) = out.split_at_mut(inside);
+        let (within, behind) = out.split_at_mut(port.config_bytes_from(offset, out.len()));
         port.config.load(offset, within);
-        if !behind.is_empty() {
-            behind.fill(0xFF);
-            port.counters.bad_accesses = port.counters.bad_accesses.saturating_add(1);
-        }
+        behind.fill(0xFF);
     }
 
-    /// A write of any width at any offset.
+    /// A write of any width at any offset; dropped behind the end.
     pub fn config_write(
         &mut self,
         now: Time,
@@ -141,7 +139,8 @@ impl Twin {
     ) {
         let port = self.port_mut(side);
         let master_before = port.bus_master();
-        port.config.store(offset, data);
+        let (within, _) = data.split_at(port.config_bytes_from(offset, data.len()));
+        port.config.store(offset, within);
         let control = port.config.get(config::DEVICE_CONTROL, 2);
         if control & u64::from(config::DEVICE_CONTROL_FLR) != 0 {
             effects.push(Effect::Reset { side });
@@ -201,7 +200,7 @@ impl Twin {
             (Access::Peer, _) => self.count_unreachable(side),
             (_, Reg::Control) => {
                 self.port_mut(side).bar0.store(offset, data);
-                self.update_link(now, effects);
+                self.update_link(now, side.peer(), effects);
             }
             (_, Reg::IntDisable) => {
                 let port = self.port_mut(side);
@@ -267,10 +266,9 @@ impl Twin {
         let peer = self.port_mut(side.peer());
         let (translation, open) = peer.inbound(window);
         let fits = offset.checked_add(bytes).is_some_and(|end| end <= open);
-        let address = translation.checked_add(offset).filter(|first| first.checked_add(bytes).is_some());
-        match (fits, address) {
-            (true, Some(_)) if !peer.bus_master() => Err(Refused::NotBusMaster),
-            (true, Some(address)) => Ok(PeerRange { side: side.peer(), address }),
+        match translation.checked_add(offset).filter(|_| fits) {
+            Some(_) if !peer.bus_master() => Err(Refused::NotBusMaster),
+            Some(address) => Ok(PeerRange { side: side.peer(), address }),
             _ => {
                 peer.count_miss();
                 Err(Refused::Limit)

@@ -13,9 +13,9 @@ pub struct Counters {
     pub bad_accesses: u64,
     /// Doorbells rung at the peer.
     pub doorbells: u64,
-    /// Doorbells and scratchpad accesses meant for a peer that could not be reached.
+    /// Accesses to the peer's scratchpads while the link was not up.
     pub unreachable: u64,
-    /// Doorbells rung while the link was down.
+    /// Doorbells rung while the link was not up.
     pub doorbells_dropped: u64,
     /// Interrupts raised at this port's host.
     pub interrupts: u64,
@@ -137,6 +137,15 @@ impl Port {
         counters.resets = counters.resets.saturating_add(1);
     }
 
+    /// How many of the bytes at `offset` lie in configuration space; an access that goes on behind it is counted.
+    pub(crate) fn config_bytes_from(&mut self, offset: u32, bytes: usize) -> usize {
+        let left = usize::try_from(config::BYTES.saturating_sub(offset)).unwrap_or(usize::MAX);
+        if bytes > left {
+            self.counters.bad_accesses = self.counters.bad_accesses.saturating_add(1);
+        }
+        bytes.min(left)
+    }
+
     pub(crate) fn memory_enabled(&self) -> bool {
         self.config.get(config::COMMAND, 2) & u64::from(config::COMMAND_MEMORY) != 0
     }
@@ -164,7 +173,8 @@ impl Port {
         self.windows.get(window).map_or(0, |size| size.bytes())
     }
 
-    /// What this port's registers open to the peer: translation and length in bytes. Derived, never stored.
+    /// What this port's registers open to the peer: translation and length in bytes. Derived, never stored. The range
+    /// does not wrap.
     ///
     /// The length is EMBARnXLMT less EMBARn, the last register that every driver writes; a translation of 0 is as
     /// good as any other (NTRDMA and DPDK use it), so it does not close a window.
@@ -172,7 +182,9 @@ impl Port {
         let Some(at) = at::WINDOWS.get(window) else { return (0, 0) };
         let base = self.bar0.get(at.external_base, 8) & !0xF;
         let open = self.bar0.get(at.external_limit, 8).saturating_sub(base);
-        (self.bar0.get(at.translation, 8), open.min(self.window_bytes(window)))
+        let translation = self.bar0.get(at.translation, 8);
+        let before_the_end_of_memory = !translation;
+        (translation, open.min(self.window_bytes(window)).min(before_the_end_of_memory))
     }
 
     /// An access of the peer missed this port's windows.
@@ -202,6 +214,11 @@ impl Port {
         if bit & !status & !self.masked() != 0 {
             self.raise(source, effects);
         }
+    }
+
+    /// Forgets every latched source.
+    pub(crate) fn clear_pending(&mut self) {
+        self.bar0.put(at::INT_STATUS, 8, 0);
     }
 
     /// INT_DISABLE as it is now.

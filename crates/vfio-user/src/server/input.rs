@@ -15,13 +15,13 @@
 //! than a socket buffer (about 36 KiB) brings them with its first piece; a read that ends within the message
 //! leaves them waiting for the rest. Reads of any size give the same result, which a test checks.
 
-use std::io::IoSliceMut;
-use std::mem::{MaybeUninit, take};
+use std::mem::take;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
+use crate::socket::receive;
 use crate::wire::{HEADER_BYTES, Header, MAX_MESSAGE_BYTES, MAX_MESSAGE_FDS};
 
 /// How much one read takes at most, as long as no message is larger.
@@ -137,40 +137,22 @@ impl Input {
             self.head.absorb(tail);
         }
         self.make_room();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_MESSAGE_FDS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let free = self.buffer.get_mut(self.end..).unwrap_or_default();
-        let received = retry_on_intr(|| {
-            recvmsg(
-                socket,
-                &mut [IoSliceMut::new(free)],
-                &mut control,
-                RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
-            )
-        });
-        let received = match received {
+        let Self { buffer, end, tail, .. } = self;
+        let free = buffer.get_mut(*end..).unwrap_or_default();
+        let received = match receive(socket, free, RecvFlags::DONTWAIT, |fd| tail.push(fd)) {
             Ok(received) => received,
             Err(Errno::AGAIN) => return Ok(Fill::WouldBlock),
             // Comes after all bytes: the peer closed with replies of ours unread.
             Err(Errno::CONNRESET) => return Ok(Fill::Eof),
             Err(errno) => return Err(errno),
         };
-        let mut count: usize = 0;
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                for fd in fds {
-                    count = count.saturating_add(1);
-                    self.tail.push(fd);
-                }
-            }
-        }
-        self.tail.cut |= received.flags.contains(ReturnFlags::CTRUNC);
+        self.tail.cut |= received.cut;
         if received.bytes == 0 {
             return Ok(Fill::Eof);
         }
         self.end = self.end.saturating_add(received.bytes).min(self.buffer.len());
         self.tail_at = self.end.saturating_sub(1);
-        Ok(Fill::Bytes { fds: count })
+        Ok(Fill::Bytes { fds: received.fds })
     }
 
     /// Moves what is left to the front, and sees that the message which it begins fits.

@@ -1,12 +1,12 @@
 //! Replies on their way out: buffered, bounded, sent without waiting.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+
+use crate::socket::send;
 
 /// Above this many unsent bytes no further request is taken.
 const HIGH_WATER_BYTES: usize = 64 * 1024;
@@ -69,23 +69,18 @@ impl Output {
 
     /// One send: a message with its file descriptor, or everything up to the next such message.
     fn send_some(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         if let Some(front) = self.fds.front()
             && front.from == self.sent
         {
-            let fds = [front.fd.as_fd()];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            control.push(SendAncillaryMessage::ScmRights(&fds));
             let bytes = self.bytes.get(self.sent..front.to).unwrap_or_default();
-            let sent = retry_on_intr(|| sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags))?;
+            let sent = send(socket, bytes, &[front.fd.as_fd()], SendFlags::DONTWAIT)?;
             // It went with the first byte, even if not all bytes did.
             self.fds.pop_front();
             return Ok(sent);
         }
         let to = self.fds.front().map_or(self.bytes.len(), |front| front.from);
         let bytes = self.bytes.get(self.sent..to).unwrap_or_default();
-        retry_on_intr(|| rustix::net::send(socket, bytes, flags))
+        send(socket, bytes, &[], SendFlags::DONTWAIT)
     }
 
     /// Keeps `bytes` from growing for ever under a client that reads slowly but never quite stops.

@@ -1,0 +1,1 @@
+//! What the fuzzer and the replay of its corpus run.
