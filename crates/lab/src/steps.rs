@@ -68,6 +68,16 @@ pub fn network_device(guest: &Guest) -> anyhow::Result<String> {
     found.map(ToOwned::to_owned).ok_or_else(none)
 }
 
+/// The name of a guest's NTB device, `0000:01:00.0`: the tools' directories are called so.
+///
+/// # Errors
+/// When the driver has none.
+pub fn ntb_device(guest: &Guest) -> anyhow::Result<String> {
+    let names = guest.sh("ls /sys/bus/ntb/devices")?;
+    let none = || failed(format!("ntb_hw_intel has no device in guest {}", guest.side()));
+    names.split_whitespace().next().map(ToOwned::to_owned).ok_or_else(none)
+}
+
 /// Gives the network device its address and switches it on.
 ///
 /// # Errors

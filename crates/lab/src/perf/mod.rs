@@ -207,7 +207,8 @@ impl Runs {
 fn run_ntb_perf(pair: &mut Pair, from: Side, stores: StoreMode) -> anyhow::Result<(NtbPerf, u64)> {
     pair.twin().set_stores(stores)?;
     let before = counted(pair, from, stores)?;
-    let file = "/sys/kernel/debug/ntb_perf/*/run";
+    let device = steps::ntb_device(pair.guest(from))?;
+    let file = format!("/sys/kernel/debug/ntb_perf/{device}/run");
     let text = pair.guest(from).sh_for(&format!("echo 0 > {file} && cat {file}"), Duration::from_secs(120))?;
     let perf = parse::ntb_perf(&text).map_err(failed)?;
     // A read is answered after the posted writes before it: what is still on the way arrives before this.

@@ -3,6 +3,7 @@
 use crate::channel::{Event, Exec, ExitStatus};
 use crate::options::Side;
 use crate::pair::Pair;
+use crate::steps;
 use crate::trouble::failed;
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,7 @@ pub(super) fn run(pair: &mut Pair, order: u32) -> anyhow::Result<()> {
     for guest in pair.guests() {
         guest.sh("modprobe ntb_hw_intel")?;
     }
-    let device = |side| pair.guest(side).sh("ls /sys/bus/ntb/devices").map(|text| text.trim().to_owned());
-    let (local, remote) = (device(Side::A)?, device(Side::B)?);
+    let (local, remote) = (steps::ntb_device(pair.guest(Side::A))?, steps::ntb_device(pair.guest(Side::B))?);
     let line = format!("bash {SCRIPT} -r b -p {order} -m {WINDOW} {local} {remote} 2>&1");
     tracing::debug!(line, "guest a");
     let deadline = Instant::now() + Duration::from_secs(600);
