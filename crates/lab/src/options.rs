@@ -123,6 +123,8 @@ impl Default for Options {
 pub const MIN_WINDOW_BYTES: u64 = 64 << 10;
 /// The largest one that the hardware has.
 pub const MAX_WINDOW_BYTES: u64 = 512 << 20;
+/// The smallest one that ntb_netdev can use: it wants ten free slots of 64 KiB before it sends again.
+pub const MIN_NETWORK_WINDOW_BYTES: u64 = 1 << 20;
 /// The largest one that stock clients can use: the kernel's page allocator gives no larger aligned block.
 pub const MAX_STOCK_WINDOW_BYTES: u64 = 4 << 20;
 

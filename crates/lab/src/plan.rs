@@ -3,7 +3,7 @@
 use crate::agent::PORT_NAME;
 use crate::artifacts::{GuestImage, Qemu};
 use crate::kvm;
-use crate::options::{Accel, MAX_STOCK_WINDOW_BYTES, Options, Side, show_size};
+use crate::options::{Accel, MAX_STOCK_WINDOW_BYTES, MIN_NETWORK_WINDOW_BYTES, Options, Side, show_size};
 use crate::process::CommandLine;
 use serde_json::json;
 use std::fmt;
@@ -141,6 +141,13 @@ impl Plan {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let size = self.options.window_bytes;
+        if size < MIN_NETWORK_WINDOW_BYTES {
+            return vec![format!(
+                "windows of {}: ntb_netdev needs at least {}, or it stops sending",
+                show_size(size),
+                show_size(MIN_NETWORK_WINDOW_BYTES)
+            )];
+        }
         if size <= MAX_STOCK_WINDOW_BYTES {
             return Vec::new();
         }
@@ -234,5 +241,7 @@ pub(crate) mod tests {
         assert!(sample(Options::default()).warnings().is_empty());
         let plan = sample(Options { window_bytes: 8 << 20, ..Options::default() });
         assert!(plan.warnings()[0].contains("at most 4M"));
+        let plan = sample(Options { window_bytes: 256 << 10, ..Options::default() });
+        assert!(plan.warnings()[0].contains("at least 1M"));
     }
 }

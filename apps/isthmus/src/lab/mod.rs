@@ -83,9 +83,7 @@ fn perf_command(arguments: &PerfArguments) -> anyhow::Result<Outcome> {
 fn test_command(arguments: &TestArguments) -> anyhow::Result<Outcome> {
     let extent = if arguments.full { Extent::FULL } else { Extent::QUICK };
     let mut common = arguments.common.clone();
-    if !arguments.full && common.mw_size.is_none() {
-        common.mw_size = Some(Extent::QUICK_WINDOW_BYTES);
-    }
+    common.mw_size = common.mw_size.or(Some(extent.window_bytes()));
     let kernels = if arguments.full {
         vec![arguments::Kernel::V6_12, arguments::Kernel::V6_1]
     } else {

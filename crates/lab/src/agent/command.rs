@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
@@ -42,9 +43,15 @@ struct Started {
     terminal: Option<OwnedFd>,
 }
 
+/// The shell that an `ssh` to this guest would find: bash where there is one. A busybox shell has commands of
+/// its own under the names of others, `modprobe` for one.
+fn shell() -> &'static str {
+    if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" }
+}
+
 fn words(request: &Exec) -> Vec<String> {
     match &request.program {
-        Program::Shell(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()],
+        Program::Shell(line) => vec![shell().to_owned(), "-c".to_owned(), line.clone()],
         Program::Argv(words) => words.clone(),
     }
 }
@@ -63,7 +70,7 @@ fn start(request: &Exec) -> io::Result<Started> {
         command
     };
     command.args(rest).current_dir("/root").env("PATH", PATH).env("HOME", "/root").env("USER", "root");
-    if !std::path::Path::new("/root").is_dir() {
+    if !Path::new("/root").is_dir() {
         command.current_dir("/");
     }
     for (name, value) in &request.env {

@@ -4,7 +4,7 @@ mod faults;
 mod script;
 
 use crate::health;
-use crate::options::Side;
+use crate::options::{MAX_STOCK_WINDOW_BYTES, MIN_NETWORK_WINDOW_BYTES, Side};
 use crate::pair::Pair;
 use crate::steps;
 use anyhow::Context;
@@ -25,10 +25,15 @@ pub struct Extent {
 impl Extent {
     /// Enough to see that it works.
     pub const QUICK: Self = Self { order: 24, repeats: 1 };
-    /// The window size that goes with [`QUICK`](Self::QUICK).
-    pub const QUICK_WINDOW_BYTES: u64 = 256 << 10;
     /// Before a release.
-    pub const FULL: Self = Self { order: 30, repeats: 10 };
+    pub const FULL: Self = Self { order: 28, repeats: 10 };
+
+    /// The size of the windows, where the user has no wish: the smallest that ntb_netdev can use, or the
+    /// largest.
+    #[must_use]
+    pub fn window_bytes(self) -> u64 {
+        if self == Self::FULL { MAX_STOCK_WINDOW_BYTES } else { MIN_NETWORK_WINDOW_BYTES }
+    }
 }
 
 /// One thing that was tried and held.
