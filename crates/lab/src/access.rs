@@ -49,7 +49,9 @@ impl Access<'_> {
                 let mux = Mux::start(stream.try_clone()?, stream, false, Arc::new(Refuser));
                 Ok(Some(Access::Attached(mux)))
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+            {
                 Ok(None)
             }
             Err(error) => Err(error).with_context(|| format!("cannot reach the lab at {}", socket.display())),

@@ -14,7 +14,9 @@ pub fn instructions(pair: &Pair) -> anyhow::Result<String> {
     let plan = pair.plan();
     let Some(side) = plan.options.gdb else { return Ok(String::new()) };
     let guest = pair.guest(side);
-    guest.sh("modprobe ntb_hw_intel; for module in ntb_transport ntb_netdev; do modprobe $module; done; true")?;
+    guest.sh(
+        "modprobe ntb_hw_intel; for module in ntb_transport ntb_netdev; do modprobe $module; done; true",
+    )?;
     let mut text = format!("gdb for guest {side} (the modules are loaded):\n  gdb");
     let _ = write!(text, " -ex {}", quoted(&format!("target remote {}", plan.gdb_socket(side).display())));
     for file in modules(&plan.image.debug_modules) {
@@ -36,7 +38,8 @@ fn modules(directory: &Path) -> Vec<std::path::PathBuf> {
 /// gdb's `add-symbol-file` for a module that is loaded.
 fn symbols(guest: &Guest, file: &Path) -> anyhow::Result<Option<String>> {
     let name = file.file_stem().unwrap_or_default().to_string_lossy().replace('-', "_");
-    let line = format!("cd /sys/module/{name}/sections 2>/dev/null && grep -H . .text .data .bss .rodata; true");
+    let line =
+        format!("cd /sys/module/{name}/sections 2>/dev/null && grep -H . .text .data .bss .rodata; true");
     let sections = guest.sh(&line)?;
     Ok(add_symbol_file(&file.display().to_string(), &sections))
 }

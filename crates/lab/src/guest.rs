@@ -200,7 +200,8 @@ impl Guest {
         // Held until the guest is back: dropping a call ends its command. Its end is lost with the guest.
         let _call = self.mux.exec(&Exec::shell("echo b > /proc/sysrq-trigger"))?;
         let waited = self.mux.wait_hello(self.hellos, Instant::now() + BOOT);
-        self.hello = waited.map_err(|error| failed(format!("guest {} did not come back: {error}", self.side)))?;
+        self.hello =
+            waited.map_err(|error| failed(format!("guest {} did not come back: {error}", self.side)))?;
         self.hellos = self.mux.hellos();
         Ok(())
     }

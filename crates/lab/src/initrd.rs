@@ -112,7 +112,11 @@ fn interpreter(elf: &[u8]) -> anyhow::Result<Option<PathBuf>> {
 /// has to unpack all of it before its first process runs.
 fn without_sections(mut elf: Vec<u8>) -> Vec<u8> {
     let end = program_headers(&elf).and_then(|headers| {
-        headers.into_iter().filter(|header| header.0 == PT_LOAD).map(|(_, offset, bytes)| offset + bytes).max()
+        headers
+            .into_iter()
+            .filter(|header| header.0 == PT_LOAD)
+            .map(|(_, offset, bytes)| offset + bytes)
+            .max()
     });
     if let Some(end) = end.filter(|end| *end >= 64 && *end < elf.len()) {
         elf.truncate(end);
@@ -151,7 +155,8 @@ mod tests {
     #[test]
     fn the_archive_has_what_a_guest_starts() {
         let bytes = archive(Path::new("/bin/true"), Vec::new()).unwrap();
-        for name in ["init\0", "isthmus/isthmus\0", "isthmus/bin/ssh\0", "isthmus/lib/ld.so\0", "libc.so.6\0"] {
+        for name in ["init\0", "isthmus/isthmus\0", "isthmus/bin/ssh\0", "isthmus/lib/ld.so\0", "libc.so.6\0"]
+        {
             assert!(bytes.windows(name.len()).any(|part| part == name.as_bytes()), "{name}");
         }
     }

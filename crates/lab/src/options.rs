@@ -140,9 +140,7 @@ pub fn parse_window_size(text: &str) -> Result<u64, String> {
     };
     let size = digits.parse::<u64>().ok().and_then(|size| size.checked_mul(1 << shift));
     match size {
-        Some(size)
-            if size.is_power_of_two() && (MIN_WINDOW_BYTES..=MAX_WINDOW_BYTES).contains(&size) =>
-        {
+        Some(size) if size.is_power_of_two() && (MIN_WINDOW_BYTES..=MAX_WINDOW_BYTES).contains(&size) => {
             Ok(size)
         }
         _ => Err(format!("{text:?} is no window size: a power of two from 64K to 512M, such as 1M")),
@@ -166,7 +164,8 @@ mod tests {
 
     #[test]
     fn window_sizes_are_powers_of_two_within_limits() {
-        for (text, size) in [("64K", 65536), ("1M", 1 << 20), ("1MiB", 1 << 20), ("131072", 131_072), ("512m", 1 << 29)]
+        for (text, size) in
+            [("64K", 65536), ("1M", 1 << 20), ("1MiB", 1 << 20), ("131072", 131_072), ("512m", 1 << 29)]
         {
             assert_eq!(parse_window_size(text), Ok(size), "{text}");
         }

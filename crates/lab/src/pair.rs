@@ -144,7 +144,11 @@ impl Pair {
     pub fn describe(&mut self) -> String {
         let mut text = String::new();
         for side in Side::BOTH {
-            let _ = writeln!(text, "--- console of guest {side}, its end\n{}", tail(&self.plan.console(side), 40));
+            let _ = writeln!(
+                text,
+                "--- console of guest {side}, its end\n{}",
+                tail(&self.plan.console(side), 40)
+            );
         }
         let _ = write!(text, "--- both ports of the twin\n{}", self.twin.describe());
         text

@@ -231,7 +231,8 @@ pub(crate) mod tests {
     #[test]
     fn gdb_gets_a_stub_and_fixed_addresses_in_one_guest() {
         let plan = sample(Options { gdb: Some(Side::B), ..Options::default() });
-        let (a, b) = (plan.guest(Side::A, Accel::Tcg).to_string(), plan.guest(Side::B, Accel::Tcg).to_string());
+        let (a, b) =
+            (plan.guest(Side::A, Accel::Tcg).to_string(), plan.guest(Side::B, Accel::Tcg).to_string());
         assert!(b.contains("-gdb chardev:gdb") && b.contains("nokaslr"));
         assert!(!a.contains("gdb") && !a.contains("nokaslr"));
     }

@@ -100,7 +100,8 @@ fn load(access: &Access<'_>, side: Side, modules: &[PathBuf]) -> anyhow::Result<
 
 fn guest_path(module: &Path) -> anyhow::Result<String> {
     let name = module.file_name().and_then(|name| name.to_str());
-    let name = name.with_context(|| format!("{} has no file name that a guest could use", module.display()))?;
+    let name =
+        name.with_context(|| format!("{} has no file name that a guest could use", module.display()))?;
     Ok(format!("/tmp/{name}"))
 }
 

@@ -112,8 +112,11 @@ mod tests {
     #[test]
     fn a_directory_goes_with_its_run_and_a_killed_run_is_swept() {
         let base = tempfile::tempdir().unwrap();
-        let (dead, alive, kept) =
-            (base.path().join("isthmus-dead"), base.path().join("isthmus-live"), base.path().join("isthmus-kept"));
+        let (dead, alive, kept) = (
+            base.path().join("isthmus-dead"),
+            base.path().join("isthmus-live"),
+            base.path().join("isthmus-kept"),
+        );
         for path in [&dead, &alive, &kept] {
             fs::create_dir(path).unwrap();
             fs::write(path.join(LOCK), "").unwrap();

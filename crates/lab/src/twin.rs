@@ -108,7 +108,8 @@ impl Twin {
         if self.status()?.link.state == state {
             return Ok(());
         }
-        watch.wait_for(deadline, |event| matches!(event, Event::Link { state: new, .. } if *new == state))
+        watch
+            .wait_for(deadline, |event| matches!(event, Event::Link { state: new, .. } if *new == state))
             .with_context(|| format!("waiting for the twin's link to be {state}"))?;
         Ok(())
     }
@@ -223,7 +224,8 @@ fn side_by_side(registers: &Registers) -> String {
             })
         };
         let (a, b) = (of(PortName::A), of(PortName::B));
-        let _ = writeln!(text, "{:<8}{:>6x}  {:<22}{a:<54}{b}", register.space, register.offset, register.name);
+        let _ =
+            writeln!(text, "{:<8}{:>6x}  {:<22}{a:<54}{b}", register.space, register.offset, register.name);
     }
     text
 }
@@ -244,10 +246,14 @@ mod tests {
             value,
             meaning: meaning.to_owned(),
         };
-        let registers =
-            Registers { registers: vec![register(PortName::A, 0, 2, "disabled"), register(PortName::B, 0, 0, "")] };
+        let registers = Registers {
+            registers: vec![register(PortName::A, 0, 2, "disabled"), register(PortName::B, 0, 0, "")],
+        };
         let text = side_by_side(&registers);
         let line = text.lines().nth(1).unwrap();
-        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["bar0", "0", "NTBCNTL", "00000002", "disabled", "00000000"]);
+        assert_eq!(
+            line.split_whitespace().collect::<Vec<_>>(),
+            ["bar0", "0", "NTBCNTL", "00000002", "disabled", "00000000"]
+        );
     }
 }

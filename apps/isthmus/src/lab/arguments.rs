@@ -1,8 +1,8 @@
 //! The arguments of `isthmus lab`.
 
-use clap::{Args, Subcommand, ValueEnum};
 use ::lab::artifacts::Series;
 use ::lab::options::{Accel, Options, Side, Window, parse_window_size};
+use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -38,7 +38,9 @@ One word is a line for the guest's shell, several are a program and its argument
 Uses the lab that is up, if one is. Exit 1 when the command fails.")]
     Run(RunArguments),
     /// A shell in a guest
-    #[command(after_help = "Example:\n  isthmus lab shell a      in the lab that is up, else in one of its own")]
+    #[command(
+        after_help = "Example:\n  isthmus lab shell a      in the lab that is up, else in one of its own"
+    )]
     Shell(ShellArguments),
     /// Boot a lab that stays, for run and shell
     #[command(after_help = "Example:\n  isthmus lab up --gdb a\n  isthmus lab shell a\n  isthmus lab down")]

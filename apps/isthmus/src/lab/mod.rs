@@ -7,14 +7,14 @@ mod start;
 pub(crate) use arguments::Arguments;
 
 use crate::Outcome;
-use anyhow::{Context, bail};
-use arguments::{Command, Common, PerfArguments, RunArguments, ShellArguments, TestArguments, UpArguments};
 use ::lab::access::Access;
 use ::lab::artifacts::Series;
 use ::lab::channel::ExitStatus;
 use ::lab::options::Side;
 use ::lab::selftest::Extent;
 use ::lab::{agent, perf, process, run as runs, selftest, terminal, trouble, up};
+use anyhow::{Context, bail};
+use arguments::{Command, Common, PerfArguments, RunArguments, ShellArguments, TestArguments, UpArguments};
 use progress::Progress;
 use serde_json::json;
 use start::{boot, setup, start};
@@ -170,7 +170,9 @@ fn up_command(arguments: &UpArguments) -> anyhow::Result<Outcome> {
         if common.json {
             println!("{about}");
         } else {
-            println!("up: {about}\nnow `isthmus lab shell a`, `isthmus lab run --guest both -- CMD`, `isthmus lab down`");
+            println!(
+                "up: {about}\nnow `isthmus lab shell a`, `isthmus lab run --guest both -- CMD`, `isthmus lab down`"
+            );
         }
         return Ok(Outcome::Done);
     }

@@ -2,11 +2,11 @@
 
 use super::arguments::Common;
 use super::progress::SetupProgress;
-use anyhow::{Context, bail};
 use ::lab::artifacts::{self, Artifacts, Series, SetupOptions};
 use ::lab::pair::Pair;
 use ::lab::plan::Plan;
 use ::lab::run_dir::{RunDir, rendezvous};
+use anyhow::{Context, bail};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

@@ -74,7 +74,9 @@ fn find_port(deadline: Instant) -> anyhow::Result<PathBuf> {
             }
         }
         if Instant::now() > deadline {
-            bail!("there is no virtio-serial port {PORT_NAME}: are virtio_pci and virtio_console in the image?");
+            bail!(
+                "there is no virtio-serial port {PORT_NAME}: are virtio_pci and virtio_console in the image?"
+            );
         }
         // Not every kernel logs a new port: the time-out is the second chance.
         let timeout = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };

@@ -25,7 +25,8 @@ pub(super) fn run(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCo
     let Some(line) = remote_line(&args) else { bail!("usage: ssh [options] HOST COMMAND..") };
     let stream = UnixStream::connect(SHIM_SOCKET).context("the agent does not answer")?;
     let mux = Mux::start(stream.try_clone()?, stream, false, Arc::new(Nobody));
-    let request = Exec { target: Target::Peer, program: Program::Shell(line), terminal: None, env: Vec::new() };
+    let request =
+        Exec { target: Target::Peer, program: Program::Shell(line), terminal: None, env: Vec::new() };
     let mut call = mux.exec(&request)?;
     let writer = call.writer();
     std::thread::spawn(move || {
@@ -85,7 +86,10 @@ mod tests {
     #[test]
     fn host_and_options_are_not_the_command() {
         assert_eq!(line(&["b", "cat", "/x y"]).unwrap(), "cat /x y");
-        assert_eq!(line(&["-q", "-o", "BatchMode=yes", "-p22", "b", "echo \"-n\" > f"]).unwrap(), "echo \"-n\" > f");
+        assert_eq!(
+            line(&["-q", "-o", "BatchMode=yes", "-p22", "b", "echo \"-n\" > f"]).unwrap(),
+            "echo \"-n\" > f"
+        );
         assert_eq!(line(&["--", "b", "true"]).unwrap(), "true");
         assert_eq!(line(&["b"]), None);
         assert_eq!(line(&["-o"]), None);

@@ -134,8 +134,7 @@ impl Mux {
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            state =
-                self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -190,7 +189,13 @@ impl Mux {
         }
         let entry = Entry { events, queued: [0; 3], credit: [WINDOW_BYTES; 3], mine };
         state.calls.insert(id, entry);
-        Ok(Call { writer: CallWriter { id, mux: self.clone() }, events: received, mine, ended: false, manual: false })
+        Ok(Call {
+            writer: CallWriter { id, mux: self.clone() },
+            events: received,
+            mine,
+            ended: false,
+            manual: false,
+        })
     }
 
     fn read_all(&self, reader: &mut dyn Read, requests: &SyncSender<(Exec, Call)>) -> String {

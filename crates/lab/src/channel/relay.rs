@@ -18,11 +18,8 @@ pub fn relay(mut incoming: Call, mut outgoing: Call) {
         let to_input = to_command.clone();
         scope.spawn(move || {
             while let Ok((stream, bytes)) = waiting.recv() {
-                let passed = if bytes.is_empty() {
-                    to_input.end(stream)
-                } else {
-                    to_input.data(stream, &bytes)
-                };
+                let passed =
+                    if bytes.is_empty() { to_input.end(stream) } else { to_input.data(stream, &bytes) };
                 if passed.is_err() {
                     return;
                 }

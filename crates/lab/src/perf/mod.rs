@@ -89,7 +89,8 @@ pub fn shortcomings(report: &Report) -> Vec<String> {
     for (row, ceiling) in report.ntb_perf.iter().zip(&report.ntb_perf_discard) {
         let way = format!("{} to {}", row.from, row.to);
         if row.delivered_bytes < row.bytes {
-            found.push(format!("{way}: ntb_perf stored {} bytes, {} arrived", row.bytes, row.delivered_bytes));
+            found
+                .push(format!("{way}: ntb_perf stored {} bytes, {} arrived", row.bytes, row.delivered_bytes));
         }
         if ceiling.delivered_ratio < LEAST_RATIO {
             let ratio = ceiling.delivered_ratio;
@@ -209,7 +210,8 @@ fn run_ntb_perf(pair: &mut Pair, from: Side, stores: StoreMode) -> anyhow::Resul
     let before = counted(pair, from, stores)?;
     let device = steps::ntb_device(pair.guest(from))?;
     let file = format!("/sys/kernel/debug/ntb_perf/{device}/run");
-    let text = pair.guest(from).sh_for(&format!("echo 0 > {file} && cat {file}"), Duration::from_secs(120))?;
+    let text =
+        pair.guest(from).sh_for(&format!("echo 0 > {file} && cat {file}"), Duration::from_secs(120))?;
     let perf = parse::ntb_perf(&text).map_err(failed)?;
     // A read is answered after the posted writes before it: what is still on the way arrives before this.
     pair.guest(from).sh("cat /sys/kernel/debug/ntb_hw_intel/*/info > /dev/null")?;

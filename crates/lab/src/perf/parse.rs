@@ -48,7 +48,8 @@ impl NtbPerf {
 #[must_use]
 pub fn ratio(above: u64, below: u64) -> f64 {
     let float = |value: u64| {
-        let [high, low] = [value >> 32, value & 0xffff_ffff].map(|half| u32::try_from(half).unwrap_or(u32::MAX));
+        let [high, low] =
+            [value >> 32, value & 0xffff_ffff].map(|half| u32::try_from(half).unwrap_or(u32::MAX));
         f64::from(high) * 4_294_967_296.0 + f64::from(low)
     };
     if below == 0 { 0.0 } else { float(above) / float(below) }
@@ -135,15 +136,9 @@ mod tests {
     #[test]
     fn iperf3_is_read_whatever_its_version() {
         let tcp = r#"{"end":{"sum_sent":{"bits_per_second":9e6,"retransmits":3},"sum_received":{"bits_per_second":8e6}}}"#;
-        assert_eq!(
-            iperf3(tcp),
-            Ok(Iperf { mbits_per_s: 8.0, lost_percent: None, retransmits: Some(3) })
-        );
+        assert_eq!(iperf3(tcp), Ok(Iperf { mbits_per_s: 8.0, lost_percent: None, retransmits: Some(3) }));
         let udp = r#"{"end":{"sum":{"bits_per_second":10e6,"lost_percent":20}}}"#;
-        assert_eq!(
-            iperf3(udp),
-            Ok(Iperf { mbits_per_s: 8.0, lost_percent: Some(20.0), retransmits: None })
-        );
+        assert_eq!(iperf3(udp), Ok(Iperf { mbits_per_s: 8.0, lost_percent: Some(20.0), retransmits: None }));
         assert!(iperf3(r#"{"error":"unable to connect"}"#).unwrap_err().contains("unable"));
         assert!(iperf3("iperf3: nonsense").is_err());
     }

@@ -136,7 +136,11 @@ impl fmt::Display for Report {
         writeln!(f, "Isthmus lab: QEMU {qemu}, Linux {kernel}, {accel}, windows {window} of {size}")?;
         writeln!(f)?;
         let state = if link.up { "up" } else { "down" };
-        writeln!(f, "  link      {state} after {} ms; carrier after {} ms", link.ms_to_up, link.ms_to_carrier)?;
+        writeln!(
+            f,
+            "  link      {state} after {} ms; carrier after {} ms",
+            link.ms_to_up, link.ms_to_carrier
+        )?;
         let Rtt { min, avg, max } = ping.rtt_us;
         writeln!(
             f,
@@ -239,14 +243,20 @@ pub(crate) mod tests {
                               "delivered_bytes": 67_108_864, "delivered_mbytes_per_s": 80.5});
         assert_eq!(value["ntb_perf"][0], expected);
         let tcp = &value["iperf3"][0];
-        assert_eq!((&tcp["proto"], &tcp["from"], &tcp["mbits_per_s"]), (&json!("tcp"), &json!("a"), &json!(33.0)));
+        assert_eq!(
+            (&tcp["proto"], &tcp["from"], &tcp["mbits_per_s"]),
+            (&json!("tcp"), &json!("a"), &json!(33.0))
+        );
     }
 
     #[test]
     fn people_get_a_table() {
         let text = sample().to_string();
         let row = text.lines().find(|line| line.contains("a to b") && line.contains("80.5")).unwrap();
-        assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["a", "to", "b", "64", "80.5", "80.5", "100.0", "0.81"]);
+        assert_eq!(
+            row.split_whitespace().collect::<Vec<_>>(),
+            ["a", "to", "b", "64", "80.5", "80.5", "100.0", "0.81"]
+        );
         assert!(text.contains("20 of 20 answered") && text.contains("65536 bytes equal"));
     }
 }

@@ -37,8 +37,12 @@ pub(super) fn run(pair: &mut Pair, order: u32) -> anyhow::Result<()> {
 }
 
 /// The script's parts: each begins with a line of its own.
-const PARTS: [&str; 4] =
-    ["Starting ntb_tool tests", "Starting ntb_pingpong tests", "Starting ntb_msi_test tests", "Starting ntb_perf tests"];
+const PARTS: [&str; 4] = [
+    "Starting ntb_tool tests",
+    "Starting ntb_pingpong tests",
+    "Starting ntb_msi_test tests",
+    "Starting ntb_perf tests",
+];
 
 /// An exit status of 0 is not enough: a part that found nothing to do exits well, too.
 fn judge(text: &str, status: &ExitStatus) -> Result<(), String> {
