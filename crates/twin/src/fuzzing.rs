@@ -107,8 +107,8 @@ struct Interrupts {
 
 impl World {
     fn act(&mut self, action: Action) {
-        let link_before = self.twin.link();
-        let before = Side::BOTH.map(|side| self.registers(side));
+        let closed = self.twin.link() != LinkState::Up;
+        let before = closed.then(|| Side::BOTH.map(|side| self.registers(side)));
         let interrupts_before = Side::BOTH.map(|side| self.interrupts(side));
         let mut effects = Vec::new();
         let actor = self.carry_out(action, &mut effects);
@@ -118,8 +118,8 @@ impl World {
             self.check_interrupts(side, &before, &effects);
         }
         // Nothing passes a link that is not up.
-        if link_before != LinkState::Up && self.twin.link() != LinkState::Up {
-            for (side, before) in Side::BOTH.into_iter().zip(before) {
+        if self.twin.link() != LinkState::Up {
+            for (side, before) in Side::BOTH.into_iter().zip(before.into_iter().flatten()) {
                 assert!(actor == Some(side) || self.registers(side) == before, "{action:?} changed {side:?}");
             }
         }
@@ -189,8 +189,10 @@ impl World {
     }
 
     fn write(&mut self, side: Side, offset: u32, data: &[u8], effects: &mut Vec<Effect>) {
-        let before = Side::BOTH.map(|side| self.registers(side));
-        if !self.twin.bar0_write(self.now, side, offset, data, effects) {
+        let hits = self.twin.memory_enabled(side) && bar0::lookup(offset, data.len()).is_ok();
+        let before = (!hits).then(|| Side::BOTH.map(|side| self.registers(side)));
+        assert_eq!(self.twin.bar0_write(self.now, side, offset, data, effects), hits);
+        if let Some(before) = before {
             assert!(effects.is_empty());
             assert_eq!(Side::BOTH.map(|side| self.registers(side)), before, "a miss changes nothing");
         }
