@@ -32,6 +32,8 @@ pub enum Request {
     Registers,
     /// From now on send a [`Reply::Event`] at every change: answered by [`Reply::Done`].
     Watch,
+    /// I am the overlay in the process of a host: from now on send me [`OverlayCommand`](crate::OverlayCommand)s. Answered by [`Reply::Done`].
+    Overlay,
     /// What happens to trapped window stores from now on: answered by [`Reply::Done`].
     SetStores {
         /// The new behaviour, for both ports.

@@ -1,8 +1,36 @@
 //! What a lab run needs from outside: a QEMU, a kernel with the NTB modules, a guest user space.
+//!
+//! ```text
+//! the machine's apt sources ─► mirror ─► apt (one private universe per suite) ─► debs
+//!      debs ─► root ─► qemu                        trixie-backports, unless the machine's own will do
+//!      debs ─► root ─► kernel                      vmlinuz, stock modules, NTB modules built here
+//!      debs ─► root ─► image (cpio)                programs + the kernel's modules = rootfs.cpio
+//!                each ─► cache                     a directory named by what made it, complete or absent
+//! ```
+//!
+//! Nothing is installed, nothing outside the cache is written, and root is not needed. Which packages to use is
+//! asked of the archive once; later setups reuse the recorded answer until told to refresh.
+
+mod apt;
+mod cache;
+pub mod cpio;
+mod error;
+mod image;
+mod kernel;
+mod mirror;
+mod progress;
+mod qemu;
+mod root;
+mod setup;
+mod tools;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
+
+pub use error::SetupError;
+pub use progress::{Progress, Silent};
+pub use setup::{Artifacts, SetupOptions, setup, setup_image, setup_qemu};
 
 /// A QEMU that has `vfio-user-pci`, and how to start it.
 ///
@@ -37,6 +65,20 @@ pub enum Series {
     V6_1,
     /// Linux 6.12, Debian 13.
     V6_12,
+}
+
+impl Series {
+    /// Every series, oldest first.
+    pub const ALL: [Self; 2] = [Self::V6_1, Self::V6_12];
+
+    /// As people write it: `6.12`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V6_1 => "6.1",
+            Self::V6_12 => "6.12",
+        }
+    }
 }
 
 /// A kernel, its modules and a user space, ready to boot.

@@ -1,0 +1,116 @@
+//! The overlay's end of the control connection.
+
+use crate::Overlays;
+use control::{Lines, MAX_OVERLAY_FILES, OverlayAnswer, OverlayCommand, Reply, Request, decode, encode};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt::socket_peercred};
+use std::io::{self, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Instant;
+
+/// Why the overlay serves no twin.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The connection failed or ended.
+    #[error("the twin's control socket failed")]
+    Io(#[from] io::Error),
+    /// Somebody else's process listens there.
+    #[error(
+        "the twin's control socket belongs to user {0}: only our own user and root may change our memory"
+    )]
+    Stranger(u32),
+    /// What came is not the protocol.
+    #[error("the twin's control socket speaks something else")]
+    Protocol,
+}
+
+/// A connection that has said what it is, and waits for orders.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    stream: UnixStream,
+    lines: Lines,
+    files: Vec<OwnedFd>,
+}
+
+/// Serves a twin from this process until the connection ends, and closes what has to be closed then.
+///
+/// # Errors
+/// [`AgentError`] when it could not begin.
+pub fn serve(control: &Path, overlays: &mut Overlays) -> Result<(), AgentError> {
+    Agent::connect(control)?.run(overlays);
+    Ok(())
+}
+
+impl Agent {
+    /// Connects and introduces itself; does not wait for the answer.
+    pub(crate) fn connect(control: &Path) -> Result<Self, AgentError> {
+        let mut stream = UnixStream::connect(control)?;
+        let peer = socket_peercred(&stream).map_err(io::Error::from)?.uid;
+        if !peer.is_root() && peer != rustix::process::geteuid() {
+            return Err(AgentError::Stranger(peer.as_raw()));
+        }
+        let hello = encode(&Request::Overlay).map_err(|_| AgentError::Protocol)?;
+        stream.write_all(&hello)?;
+        Ok(Self { stream, lines: Lines::default(), files: Vec::new() })
+    }
+
+    pub(crate) fn run(mut self, overlays: &mut Overlays) {
+        // An end of the connection, however it comes, means that the twin is gone.
+        drop(self.obey(overlays));
+        overlays.hang_up();
+    }
+
+    fn obey(&mut self, overlays: &mut Overlays) -> Result<(), AgentError> {
+        let hello = self.line()?;
+        if !matches!(decode(&hello), Ok(Reply::Done)) {
+            return Err(AgentError::Protocol);
+        }
+        loop {
+            let line = self.line()?;
+            let command: OverlayCommand = decode(&line).map_err(|_| AgentError::Protocol)?;
+            let files = std::mem::take(&mut self.files);
+            let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+            let began = Instant::now();
+            let result = overlays.apply(&command, &borrowed);
+            let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let answer =
+                OverlayAnswer { id: command.id, error: result.err().map(|error| error.to_string()), took_ns };
+            self.stream.write_all(&encode(&answer).map_err(|_| AgentError::Protocol)?)?;
+        }
+    }
+
+    /// The next line. The twin sends one order at a time, so what descriptors come meanwhile are this line's.
+    fn line(&mut self) -> Result<Vec<u8>, AgentError> {
+        loop {
+            if let Some(line) = self.lines.next_line().map_err(|_| AgentError::Protocol)? {
+                return Ok(line);
+            }
+            let mut bytes = [0; 8192];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_OVERLAY_FILES))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let received = rustix::io::retry_on_intr(|| {
+                recvmsg(
+                    &self.stream,
+                    &mut [IoSliceMut::new(&mut bytes)],
+                    &mut ancillary,
+                    RecvFlags::CMSG_CLOEXEC,
+                )
+            })
+            .map_err(io::Error::from)?;
+            for message in ancillary.drain() {
+                if let RecvAncillaryMessage::ScmRights(files) = message {
+                    self.files.extend(files);
+                }
+            }
+            if self.files.len() > MAX_OVERLAY_FILES {
+                return Err(AgentError::Protocol);
+            }
+            match bytes.get(..received.bytes) {
+                Some([]) | None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Some(some) => self.lines.push(some),
+            }
+        }
+    }
+}

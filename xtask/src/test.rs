@@ -1,0 +1,114 @@
+//! The test command: everything that needs no guest, then, where they are asked for, the guests.
+
+use crate::report;
+use crate::steps::{self, Cargo, Step, Work};
+use crate::workspace::Workspace;
+use anyhow::Result;
+use std::process::{Command, Stdio};
+
+/// Runs the tests; true if all passed.
+pub(crate) fn run(workspace: &Workspace, guests: bool) -> Result<bool> {
+    let ci = in_ci(std::env::var("CI").ok().as_deref());
+    let mut steps = without_guests(ci, has_nextest());
+    steps.extend(if ci || guests { with_guests(workspace) } else { vec![left_out()] });
+    steps::run("cargo xtask test", workspace, &steps)
+}
+
+/// Whether the variable that CI services set is set, and not to a no.
+fn in_ci(value: Option<&str>) -> bool {
+    !matches!(value, None | Some("" | "0" | "false"))
+}
+
+fn has_nextest() -> bool {
+    let asked = Command::new(crate::workspace::cargo())
+        .args(["nextest", "--version"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    asked.is_ok_and(|status| status.success())
+}
+
+fn without_guests(ci: bool, nextest: bool) -> Vec<Step> {
+    let units = match (nextest, ci) {
+        (true, true) => "nextest run --workspace --locked --profile ci",
+        (true, false) => "nextest run --workspace --locked",
+        (false, _) => "test --workspace --locked --lib --bins --tests --examples",
+    };
+    vec![
+        Step {
+            name: "units",
+            work: Work::Cargo(Cargo::new(units).minutes(10)),
+            advice: "The failing test is named above; run it alone by `cargo test -p CRATE NAME`.",
+        },
+        Step {
+            name: "doc tests",
+            work: Work::Cargo(Cargo::new("test --workspace --locked --doc").minutes(5)),
+            advice: "An example in a comment does not do what it says.",
+        },
+        Step {
+            name: "benches",
+            // Built as they are, and not optimised: this shows that they link.
+            work: Work::Cargo(Cargo::new("bench --workspace --locked --no-run --profile dev").minutes(5)),
+            advice: "A bench does not build.",
+        },
+    ]
+}
+
+fn with_guests(workspace: &Workspace) -> Vec<Step> {
+    let perf = Cargo::new("run --release --locked -- lab perf --json").minutes(6);
+    vec![
+        Step {
+            name: "release build",
+            work: Work::Cargo(Cargo::new("build --release --locked").minutes(10)),
+            advice: "The program does not build.",
+        },
+        Step {
+            name: "lab setup",
+            work: Work::Cargo(Cargo::new("run --release --locked -- lab setup").minutes(12)),
+            advice: "The guests' QEMU, kernel or root could not be made; the message above says which.",
+        },
+        Step {
+            name: "lab test",
+            work: Work::Cargo(Cargo::new("run --release --locked -- lab test").minutes(8)),
+            advice: "Both consoles and the registers of both ports are above.",
+        },
+        Step {
+            name: "lab perf",
+            work: Work::Cargo(perf.into_file(report::path(workspace))),
+            advice: "Both consoles and the registers of both ports are above.",
+        },
+        Step {
+            name: "lab report",
+            work: Work::Look(report::findings),
+            advice: "The report of `lab perf --json` is in target/xtask/lab-perf.json.",
+        },
+    ]
+}
+
+fn left_out() -> Step {
+    Step {
+        name: "guests",
+        work: Work::Skip,
+        advice: "two guests on a twin were NOT tested; `cargo xtask test --guests` does it",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ci_is_a_variable_that_says_yes() {
+        assert!(in_ci(Some("true")) && in_ci(Some("1")));
+        assert!(!in_ci(None) && !in_ci(Some("")) && !in_ci(Some("false")));
+    }
+
+    #[test]
+    fn no_guest_step_can_be_skipped_once_guests_are_asked_for() {
+        let metadata = r#"{"workspace_root": "/", "target_directory": "/target", "packages": []}"#;
+        let steps = with_guests(&Workspace::parse(metadata).unwrap());
+        assert!(steps.iter().all(|step| !matches!(step.work, Work::Skip)));
+        assert!(matches!(left_out().work, Work::Skip));
+    }
+}
