@@ -144,11 +144,11 @@ fn with_access<T>(
     common: &Common,
     work: impl FnOnce(&Access<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<Option<T>> {
-    if !common.dry_run {
-        if let Some(access) = Access::attach()? {
-            tracing::debug!("a lab is up: using it");
-            return work(&access).map(Some);
-        }
+    if !common.dry_run
+        && let Some(access) = Access::attach()?
+    {
+        tracing::debug!("a lab is up: using it");
+        return work(&access).map(Some);
     }
     let Some((plan, directory)) = start(common)? else { return Ok(None) };
     let progress = Progress::new("lab");

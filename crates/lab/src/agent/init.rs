@@ -21,10 +21,10 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     for (kind, at) in MOUNTS {
         let _ = fs::create_dir_all(at);
         // Busy means that the kernel or the image has done it already.
-        if let Err(error) = mount(kind, at, kind, MountFlags::empty(), None) {
-            if error != rustix::io::Errno::BUSY {
-                report(&format!("cannot mount {kind} on {at}: {error}"));
-            }
+        if let Err(error) = mount(kind, at, kind, MountFlags::empty(), None)
+            && error != rustix::io::Errno::BUSY
+        {
+            report(&format!("cannot mount {kind} on {at}: {error}"));
         }
     }
     let _ = fs::create_dir_all("/dev/pts");
