@@ -39,6 +39,7 @@ impl Pair {
             Ok((twin, guests, accel, switchboard)) => {
                 Ok(Self { guests, twin, plan, accel, switchboard, directory })
             }
+            Err(_) if interrupt::interrupted() => bail!("interrupted"),
             Err(error) => {
                 directory.keep();
                 Err(error.context(format!("the logs of the run are in {}", directory.path().display())))
