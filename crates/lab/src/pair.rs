@@ -131,10 +131,11 @@ impl Pair {
             self.directory.keep();
             tracing::info!("consoles and logs stay in {}", self.directory.path().display());
         }
-        let Err(error) = result else { return result };
+        // What was killed under the work's feet is no result of it, good or bad.
         if interrupt::interrupted() {
             bail!("interrupted");
         }
+        let Err(error) = result else { return result };
         self.directory.keep();
         tracing::error!("{}", self.describe());
         Err(error.context(format!("consoles and logs stay in {}", self.directory.path().display())))
