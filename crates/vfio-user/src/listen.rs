@@ -246,3 +246,7 @@ fn clear_stale(path: &Path) -> Result<(), ListenError> {
     drop(fs::hard_link(&away.0, path));
     Err(ListenError::InUse(path.into()))
 }
+
+#[cfg(test)]
+#[path = "listen_tests.rs"]
+mod tests;
