@@ -68,6 +68,13 @@ impl SharedFile {
         Ok(Self { fd, bytes, page_bytes })
     }
 
+    /// Whether a descriptor is of this very file.
+    #[must_use]
+    pub fn is(&self, other: impl AsFd) -> bool {
+        let identity = |fd: BorrowedFd<'_>| fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
+        identity(self.as_fd()).is_some_and(|ours| identity(other.as_fd()) == Some(ours))
+    }
+
     /// Length in bytes that is certain.
     #[must_use]
     pub fn bytes(&self) -> u64 {

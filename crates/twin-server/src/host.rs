@@ -3,6 +3,7 @@
 use crate::guest_memory::GuestMemory;
 use crate::interrupts::Interrupts;
 use ntb_spec::WINDOWS;
+use twin::Side;
 
 /// The host at one port.
 #[derive(Debug)]
@@ -15,6 +16,33 @@ pub(crate) struct Host {
     /// Messages handled and refused in sessions that are over.
     pub(crate) messages: u64,
     pub(crate) refused_messages: u64,
+}
+
+/// Both hosts.
+#[derive(Debug)]
+pub(crate) struct Hosts {
+    a: Host,
+    b: Host,
+}
+
+impl Hosts {
+    pub(crate) fn new() -> Self {
+        Self { a: Host::new(), b: Host::new() }
+    }
+
+    pub(crate) fn get(&self, side: Side) -> &Host {
+        match side {
+            Side::A => &self.a,
+            Side::B => &self.b,
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, side: Side) -> &mut Host {
+        match side {
+            Side::A => &mut self.a,
+            Side::B => &mut self.b,
+        }
+    }
 }
 
 /// What went through a window. Counters wrap.
@@ -50,7 +78,7 @@ impl WindowCounters {
 }
 
 impl Host {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self {
             memory: GuestMemory::default(),
             interrupts: Interrupts::new(),

@@ -5,6 +5,7 @@ use crate::endpoint::Endpoint;
 use crate::machine::Machine;
 use crate::status::{self, SessionStatus, port_name};
 use crate::trace::Trace;
+use crate::windows::WindowMode;
 use control::{Reply, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -12,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use twin::{Setup, Side};
 use vfio_user::listen::{ListenError, Listener};
 use vfio_user::server::{Next, ServerSession};
@@ -33,6 +34,8 @@ pub struct Options {
     pub control: Option<Endpoint>,
     /// Windows and training time.
     pub setup: Setup,
+    /// How data crosses each port's windows: port a's, port b's.
+    pub modes: [WindowMode; 2],
     /// Where register accesses are written, if anywhere.
     pub trace: Option<PathBuf>,
 }
@@ -81,6 +84,8 @@ struct Dock {
     session: Option<ServerSession>,
     /// The session's budget ran out: it has work that poll cannot see.
     again: bool,
+    /// A reply waits for an overlay: the session is left alone until the machine is settled.
+    held: bool,
 }
 
 /// What a descriptor in the poll set belongs to.
@@ -91,6 +96,7 @@ enum Source {
     Listener(Side),
     Control,
     Connection(usize),
+    Overlay(u32),
 }
 
 impl Server {
@@ -110,7 +116,7 @@ impl Server {
             a: Dock::new(Side::A, a)?,
             b: Dock::new(Side::B, b)?,
             control: options.control.as_ref().map(listen).transpose()?,
-            machine: Machine::new(options.setup, trace),
+            machine: Machine::new(options.setup, options.modes, trace),
             connections: Vec::new(),
             accept_pause: false,
         })
@@ -132,6 +138,7 @@ impl Server {
             if self.machine.wait() == Some(Duration::ZERO) {
                 self.machine.advance();
             }
+            self.machine.expire_overlays();
             for &source in &ready {
                 match source {
                     Source::Stop => {}
@@ -139,6 +146,14 @@ impl Server {
                     Source::Listener(side) => self.dock(side),
                     Source::Control => self.admit(),
                     Source::Connection(at) => self.answer(at),
+                    Source::Overlay(pid) => self.machine.serve_overlay(pid),
+                }
+            }
+            if !self.machine.windows.is_busy() {
+                for side in Side::BOTH {
+                    if std::mem::take(&mut self.dock_mut(side).0.held) {
+                        self.serve(side);
+                    }
                 }
             }
             self.tell_watchers();
@@ -152,7 +167,7 @@ impl Server {
         let mut sources = vec![Source::Stop];
         let mut fds = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
         for dock in [&self.a, &self.b] {
-            if let Some(session) = &dock.session {
+            if let Some(session) = dock.session.as_ref().filter(|_| !dock.held) {
                 let mut interest = PollFlags::empty();
                 interest.set(PollFlags::IN, session.wants_read());
                 interest.set(PollFlags::OUT, session.wants_write());
@@ -166,6 +181,12 @@ impl Server {
             sources.push(Source::Connection(at));
             fds.push(PollFd::from_borrowed_fd(connection.as_fd(), interest));
         }
+        for (pid, fd, wants_write) in self.machine.windows.overlays() {
+            let mut interest = PollFlags::IN;
+            interest.set(PollFlags::OUT, wants_write);
+            sources.push(Source::Overlay(pid));
+            fds.push(PollFd::from_borrowed_fd(fd, interest));
+        }
         if !self.accept_pause {
             for dock in [&self.a, &self.b] {
                 sources.push(Source::Listener(dock.side));
@@ -177,7 +198,8 @@ impl Server {
             }
         }
         let busy = self.a.again || self.b.again;
-        let mut timeout = if busy { Some(Duration::ZERO) } else { self.machine.wait() };
+        let late = self.machine.windows.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let mut timeout = if busy { Some(Duration::ZERO) } else { earlier(self.machine.wait(), late) };
         if self.accept_pause {
             timeout = Some(timeout.map_or(ACCEPT_PAUSE, |time| time.min(ACCEPT_PAUSE)));
             self.accept_pause = false;
@@ -219,6 +241,7 @@ impl Server {
         let over = match session.service(&mut machine.port(side), BUDGET) {
             Ok(progress) => {
                 dock.again = progress.next == Next::Again;
+                dock.held = progress.next == Next::Held;
                 progress.next == Next::Closed
             }
             Err(error) => {
@@ -230,7 +253,8 @@ impl Server {
             let counters = *session.counters();
             dock.session = None;
             dock.again = false;
-            let host = machine.host_mut(side);
+            dock.held = false;
+            let host = machine.hosts.get_mut(side);
             host.messages = host.messages.wrapping_add(counters.messages);
             host.refused_messages = host.refused_messages.wrapping_add(counters.refused.total());
             machine.detach(side);
@@ -288,14 +312,24 @@ impl Server {
         let answer = |request: &Request| match request {
             Request::Status => Reply::Status(Box::new(status::status(machine, sessions.clone()))),
             Request::Registers => Reply::Registers(status::registers(machine)),
+            Request::SetWindow { port, window, mode } => set_window(machine, *port, *window, *mode),
             Request::SetStores { stores } => {
                 machine.stores = *stores;
                 Reply::Done
             }
-            // The connection keeps this one itself.
-            Request::Watch => Reply::Done,
+            // The connection keeps these itself.
+            Request::Watch | Request::Overlay => Reply::Done,
         };
         if connection.service(answer).is_err() {
+            connection.close();
+        } else if connection.is_overlay() {
+            let admitted = connection.stream().and_then(|stream| {
+                let pid = peer_pid(&stream).ok_or_else(|| io::Error::other("nobody knows its process"))?;
+                machine.windows.admit(pid, stream)
+            });
+            if let Err(error) = admitted {
+                tracing::warn!(%error, "an overlay is turned away");
+            }
             connection.close();
         }
     }
@@ -318,6 +352,7 @@ impl Dock {
             listener: listen(endpoint)?,
             session: None,
             again: false,
+            held: false,
         })
     }
 
@@ -328,6 +363,30 @@ impl Dock {
             messages: counters.messages,
             refused: counters.refused.total(),
         }
+    }
+}
+
+/// Moves a window to another mode of its class.
+fn set_window(
+    machine: &mut Machine,
+    port: control::PortName,
+    window: u8,
+    mode: control::WindowMode,
+) -> Reply {
+    let side = match port {
+        control::PortName::A => Side::A,
+        control::PortName::B => Side::B,
+    };
+    match machine.set_mode((side, usize::from(window)), mode.into()) {
+        Ok(()) => Reply::Done,
+        Err(error) => Reply::Error { error },
+    }
+}
+
+fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (only, None) | (None, only) => only,
     }
 }
 

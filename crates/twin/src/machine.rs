@@ -65,7 +65,14 @@ impl Twin {
     pub fn attach(&mut self, now: Time, side: Side, effects: &mut Vec<Effect>) {
         let port = self.port_mut(side);
         port.attached = true;
+        port.barred = false;
         port.counters.attaches = port.counters.attaches.saturating_add(1);
+        self.update_link(now, side.peer(), effects);
+    }
+
+    /// A host has lost its claim to the link, until it attaches anew: its memory mappings are out of control.
+    pub fn bar(&mut self, now: Time, side: Side, effects: &mut Vec<Effect>) {
+        self.port_mut(side).barred = true;
         self.update_link(now, side.peer(), effects);
     }
 

@@ -57,6 +57,8 @@ pub struct Register {
 pub(crate) struct Port {
     side: Side,
     pub(crate) attached: bool,
+    /// Kept from the link until its host attaches anew.
+    pub(crate) barred: bool,
     pub(crate) config: RegisterFile,
     pub(crate) bar0: RegisterFile,
     windows: [WindowSize; ntb_spec::WINDOWS],
@@ -122,6 +124,7 @@ impl Port {
         Self {
             side,
             attached: false,
+            barred: false,
             config: config_file,
             bar0: bar0_file,
             windows: setup.windows,
@@ -131,7 +134,7 @@ impl Port {
 
     /// What a bus reset or a function-level reset leaves: registers as after power-on, the host still there.
     pub(crate) fn reset(&mut self) {
-        let Self { side: _, attached: _, config, bar0, windows: _, counters } = self;
+        let Self { side: _, attached: _, barred: _, config, bar0, windows: _, counters } = self;
         config.reset();
         bar0.reset();
         counters.resets = counters.resets.saturating_add(1);
@@ -164,9 +167,9 @@ impl Port {
         !Control::from_bits(bits).link_disable()
     }
 
-    /// A host is there and its driver wants the link.
+    /// A host is there, may have the link, and its driver wants it.
     pub(crate) fn ready(&self) -> bool {
-        self.attached && self.enabled()
+        self.attached && !self.barred && self.enabled()
     }
 
     pub(crate) fn window_bytes(&self, window: usize) -> u64 {

@@ -12,6 +12,7 @@ mod plan;
 
 pub use mode::{UnknownMode, WindowMode};
 
+use crate::guest_memory::Extent;
 use crate::host::Hosts;
 use control::{FileRange, MAX_OVERLAY_FILES, MAX_OVERLAY_PIECES, Piece, WindowClass};
 use overlay_peer::{Order, OverlayPeer};
@@ -23,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
-use twin::{Setup, Side, Twin};
+use twin::{Side, Twin};
 
 const PAGE: u64 = 4096;
 /// Overlays whose host has not attached yet, or never will.
@@ -248,7 +249,9 @@ impl Windows {
 
     /// Lets one overlay read, write and be late.
     pub(crate) fn service(&mut self, pid: u32, hosts: &mut Hosts) -> Verdict {
-        let Some(at) = self.overlays.iter().position(|(owner, _)| *owner == pid) else { return Verdict::default() };
+        let Some(at) = self.overlays.iter().position(|(owner, _)| *owner == pid) else {
+            return Verdict::default();
+        };
         let Some((_, peer)) = self.overlays.get_mut(at) else { return Verdict::default() };
         match peer.service() {
             Ok(None) => Verdict::default(),
@@ -286,7 +289,10 @@ impl Windows {
                 } else {
                     mattered |= !slot.actual.replaced.is_empty();
                 }
-                let hit = slot.busy.as_ref().is_some_and(|busy| matches!(busy.step, Step::Bar(_)) == (tag.0 == side));
+                let hit = slot
+                    .busy
+                    .as_ref()
+                    .is_some_and(|busy| matches!(busy.step, Step::Bar(_)) == (tag.0 == side));
                 if hit {
                     mattered = true;
                     slot.busy = None;
@@ -308,7 +314,9 @@ impl Windows {
         let mut verdict = Verdict::default();
         for tag in Self::tags() {
             let Some(slot) = self.slot(tag) else { continue };
-            if slot.busy.is_some() || (slot.attached != Some(WindowClass::Mapped) && slot.actual.replaced.is_empty()) {
+            if slot.busy.is_some()
+                || (slot.attached != Some(WindowClass::Mapped) && slot.actual.replaced.is_empty())
+            {
                 continue;
             }
             let (wanted, at) = self.wanted(tag, twin, hosts);
@@ -404,12 +412,20 @@ impl Windows {
     }
 
     /// Sends the orders of a step. What has to be copied before is copied.
-    fn begin(&mut self, tag: Tag, step: Step, at: u64, overlay: usize, hosts: &mut Hosts) -> Result<(), String> {
+    fn begin(
+        &mut self,
+        tag: Tag,
+        step: Step,
+        at: u64,
+        overlay: usize,
+        hosts: &mut Hosts,
+    ) -> Result<(), String> {
         let receiver = tag.0.peer();
         let mut orders = Vec::new();
         match &step {
             Step::Bar(under) => {
-                let given = self.slot(tag).and_then(|slot| slot.given.clone()).ok_or("the window has no file")?;
+                let given =
+                    self.slot(tag).and_then(|slot| slot.given.clone()).ok_or("the window has no file")?;
                 let target = range(&given, 0, given.bytes())?;
                 let pieces = match under {
                     Under::Pieces(pieces) => pieces.as_slice(),
@@ -418,16 +434,23 @@ impl Windows {
                 orders.push(order(target, pieces, true, tag)?);
             }
             Step::Replace(pieces) => {
-                let own = self.slot(tag).and_then(|slot| slot.own.clone()).ok_or("the window has no memory")?;
+                let own =
+                    self.slot(tag).and_then(|slot| slot.own.clone()).ok_or("the window has no memory")?;
                 let memory = &hosts.get(receiver).memory;
                 for piece in pieces {
                     copy(piece.bytes, |done, chunk| {
                         let from = at.saturating_add(piece.at).saturating_add(done);
                         memory.read(from, chunk).is_ok()
-                            && place(piece.at.saturating_add(done)).is_some_and(|to| own.mapping.write(to, chunk).is_ok())
+                            && place(piece.at.saturating_add(done))
+                                .is_some_and(|to| own.mapping.write(to, chunk).is_ok())
                     })?;
                     let target = range(&piece.file, piece.offset, piece.bytes)?;
-                    let own = FilePiece { at: 0, bytes: piece.bytes, file: Arc::clone(&own.file), offset: piece.at };
+                    let own = FilePiece {
+                        at: 0,
+                        bytes: piece.bytes,
+                        file: Arc::clone(&own.file),
+                        offset: piece.at,
+                    };
                     orders.push(order(target, &[own], false, tag)?);
                 }
                 if let Some(slot) = self.slot_mut(tag) {
@@ -442,12 +465,17 @@ impl Windows {
                 for piece in pieces {
                     copy(piece.bytes, |done, chunk| {
                         let to = at.saturating_add(piece.at).saturating_add(done);
-                        place(piece.at.saturating_add(done)).is_some_and(|from| own.mapping.read(from, chunk).is_ok())
+                        place(piece.at.saturating_add(done))
+                            .is_some_and(|from| own.mapping.read(from, chunk).is_ok())
                             && memory.write(to, chunk).is_ok()
                     })?;
                     let target = range(&piece.file, piece.offset, piece.bytes)?;
-                    let ram =
-                        FilePiece { at: 0, bytes: piece.bytes, file: Arc::clone(&piece.file), offset: piece.offset };
+                    let ram = FilePiece {
+                        at: 0,
+                        bytes: piece.bytes,
+                        file: Arc::clone(&piece.file),
+                        offset: piece.offset,
+                    };
                     orders.push(order(target, &[ram], false, tag)?);
                 }
             }
@@ -550,28 +578,27 @@ fn place(offset: u64) -> Option<usize> {
 /// The files under a range of a host's memory, neighbours joined.
 fn pieces(hosts: &Hosts, side: Side, address: u64, bytes: u64) -> Result<Vec<FilePiece>, &'static str> {
     let extents = hosts.get(side).memory.extents(address, bytes);
-    let extents = extents.map_err(|_| "its translation points at no memory that the twin can reach and write")?;
+    let extents =
+        extents.map_err(|_| "its translation points at no memory that the twin can reach and write")?;
     let mut pieces: Vec<FilePiece> = Vec::new();
     for extent in extents {
-        if !extent.offset.is_multiple_of(PAGE) || !extent.at.is_multiple_of(PAGE) || !extent.bytes.is_multiple_of(PAGE) {
+        if !extent.offset.is_multiple_of(PAGE)
+            || !extent.at.is_multiple_of(PAGE)
+            || !extent.bytes.is_multiple_of(PAGE)
+        {
             return Err("its memory is not made of whole pages");
         }
-        match pieces.last_mut() {
-            Some(last)
-                if Arc::ptr_eq(&last.file, &extent.file)
-                    && last.offset.checked_add(last.bytes) == Some(extent.offset) =>
-            {
-                last.bytes = last.bytes.saturating_add(extent.bytes);
-            }
-            _ if pieces.len() >= MAX_OVERLAY_PIECES => {
-                return Err("its memory is in too many pieces: a window behind a vIOMMU may have 4096 pages");
-            }
-            _ => pieces.push(FilePiece {
-                at: extent.at,
-                bytes: extent.bytes,
-                file: extent.file,
-                offset: extent.offset,
-            }),
+        let joins = |last: &&mut FilePiece| {
+            Arc::ptr_eq(&last.file, &extent.file)
+                && last.offset.checked_add(last.bytes) == Some(extent.offset)
+        };
+        if let Some(last) = pieces.last_mut().filter(joins) {
+            last.bytes = last.bytes.saturating_add(extent.bytes);
+        } else if pieces.len() >= MAX_OVERLAY_PIECES {
+            return Err("its memory is in too many pieces: a window behind a vIOMMU may have 4096 pages");
+        } else {
+            let Extent { at, bytes, file, offset } = extent;
+            pieces.push(FilePiece { at, bytes, file, offset });
         }
     }
     Ok(pieces)
@@ -583,7 +610,12 @@ fn range(file: &SharedFile, offset: u64, bytes: u64) -> Result<FileRange, String
 }
 
 /// An order with its files named once each.
-fn order(target: FileRange, pieces: &[FilePiece], close_on_hangup: bool, tag: Tag) -> Result<Order<Tag>, String> {
+fn order(
+    target: FileRange,
+    pieces: &[FilePiece],
+    close_on_hangup: bool,
+    tag: Tag,
+) -> Result<Order<Tag>, String> {
     let mut files: Vec<Arc<SharedFile>> = Vec::new();
     let mut named = Vec::with_capacity(pieces.len());
     for piece in pieces {

@@ -69,3 +69,27 @@ impl FromStr for WindowMode {
         Self::ALL.into_iter().find(|mode| mode.name() == text).ok_or_else(|| UnknownMode(text.to_owned()))
     }
 }
+
+impl From<control::WindowMode> for WindowMode {
+    fn from(mode: control::WindowMode) -> Self {
+        match mode {
+            control::WindowMode::Trap => Self::Trap,
+            control::WindowMode::Dma => Self::Dma,
+            control::WindowMode::Shared => Self::Shared,
+            control::WindowMode::Alias => Self::Alias,
+            control::WindowMode::Direct => Self::Direct,
+        }
+    }
+}
+
+impl From<WindowMode> for control::WindowMode {
+    fn from(mode: WindowMode) -> Self {
+        match mode {
+            WindowMode::Trap => Self::Trap,
+            WindowMode::Dma => Self::Dma,
+            WindowMode::Shared => Self::Shared,
+            WindowMode::Alias => Self::Alias,
+            WindowMode::Direct => Self::Direct,
+        }
+    }
+}

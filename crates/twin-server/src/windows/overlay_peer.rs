@@ -123,7 +123,8 @@ impl<T: Copy> OverlayPeer<T> {
         let Some(now) = &mut self.under_way else { return Ok(()) };
         while let Some(rest) = now.line.get(now.sent..).filter(|rest| !rest.is_empty()) {
             let fds: Vec<BorrowedFd<'_>> = now.files.iter().map(|file| file.as_fd()).collect();
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(control::MAX_OVERLAY_FILES))];
+            let mut space =
+                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(control::MAX_OVERLAY_FILES))];
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
             if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
                 return Err(Lost::Protocol);

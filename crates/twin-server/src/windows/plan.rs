@@ -109,14 +109,18 @@ mod tests {
     fn an_alias_that_moves_closes_restores_replaces_and_opens() {
         let ram = Arc::new(SharedFile::create("ram", 8192).unwrap());
         let own = Arc::new(SharedFile::create("window", 4096).unwrap());
-        let open = |offset| View { bar: Under::Pieces(vec![piece(&own, 0)]), replaced: vec![piece(&ram, offset)] };
+        let open =
+            |offset| View { bar: Under::Pieces(vec![piece(&own, 0)]), replaced: vec![piece(&ram, offset)] };
         let steps = walk(open(0), &open(4096));
         assert!(matches!(
             steps.as_slice(),
             [Step::Bar(Under::Closed), Step::Restore(_), Step::Replace(_), Step::Bar(Under::Pieces(_))]
         ));
         assert!(matches!(walk(View::GIVEN, &open(0)).as_slice(), [Step::Replace(_), Step::Bar(_)]));
-        assert!(matches!(walk(open(0), &View::CLOSED).as_slice(), [Step::Bar(Under::Closed), Step::Restore(_)]));
+        assert!(matches!(
+            walk(open(0), &View::CLOSED).as_slice(),
+            [Step::Bar(Under::Closed), Step::Restore(_)]
+        ));
     }
 
     #[test]
