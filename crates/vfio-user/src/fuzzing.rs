@@ -151,9 +151,6 @@ impl Device for Dummy {
     }
 }
 
-/// A message that came back: header, body, lengths of the files beside it.
-pub type Heard = (Header, Vec<u8>, Vec<i64>);
-
 /// A session with a dummy device, and the client's end of its socket, on one thread.
 #[derive(Debug)]
 pub struct Line {

@@ -93,7 +93,7 @@ fn version_reply_is_never_longer_than_the_request() {
         // One byte or two cannot be JSON.
         assert_eq!(header.flags() == Flags::ERROR_REPLY, [1, 2].contains(&len), "{len} bytes");
         if let Some(json) = body.get(4..) {
-            assert!(Capabilities::parse(json).is_ok());
+            Capabilities::parse(json).unwrap();
         }
     }
 }

@@ -63,7 +63,7 @@ macro_rules! expect {
     ($line:ident, error $errno:ident) => { hear_error(&mut $line, rustix::io::Errno::$errno) };
     ($line:ident, nothing) => { assert_eq!($line.replies(), []) };
     ($line:ident, log [$($entry:expr),* $(,)?]) => {
-        assert_eq!(std::mem::take(&mut $line.device.log), [$(String::from($entry)),*] as [String; _])
+        assert_eq!(std::mem::take(&mut $line.device.log), Vec::<String>::from([$(String::from($entry)),*]))
     };
     ($line:ident, $command:ident => $reply:expr) => {
         hear(&mut $line, &raw(crate::wire::Command::$command.0, 0, &[]), $reply)

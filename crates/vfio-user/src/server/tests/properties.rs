@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fuzzing::{self, Line};
+use crate::server::Counters;
 use crate::wire::{DmaAddr, DmaMap, RegionIndex};
 
 fn any_message() -> impl Strategy<Value = Vec<u8>> {
@@ -27,8 +28,11 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![wild, sound]
 }
 
+/// Replies, the device's log, counters.
+type Outcome = (Vec<(Header, Vec<u8>)>, Vec<String>, Counters);
+
 /// Plays `stream`, cut into `pieces`, and tells all there is to tell.
-fn play(stream: &[u8], pieces: &[usize]) -> (Vec<(Header, Vec<u8>)>, Vec<String>, crate::server::Counters) {
+fn play(stream: &[u8], pieces: &[usize]) -> Outcome {
     let mut line = line();
     let (mut rest, mut pieces) = (stream, pieces.iter().cycle());
     while !rest.is_empty() {
