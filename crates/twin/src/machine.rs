@@ -215,12 +215,13 @@ impl Twin {
                 port.bar0.store(offset, data);
                 port.unmask(before, effects);
             }
-            (_, reg) => {
-                self.port_mut(side).bar0.store(offset, data);
-                if opens_window(reg) {
-                    effects.push(Effect::Translation { side });
-                }
+            (_, Reg::EmBar1Xlmt | Reg::EmBar2Xlmt) => {
+                let port = self.port_mut(side);
+                port.bar0.store(offset, data);
+                port.latch_inbound(usize::from(hit.row.reg == Reg::EmBar2Xlmt));
+                effects.push(Effect::Translation { side });
             }
+            _ => self.port_mut(side).bar0.store(offset, data),
         }
         true
     }
@@ -350,11 +351,4 @@ impl Twin {
     pub fn registers(&self, side: Side) -> impl Iterator<Item = Register> {
         self.port(side).registers()
     }
-}
-
-fn opens_window(reg: Reg) -> bool {
-    matches!(
-        reg,
-        Reg::ImBar1Xbase | Reg::ImBar2Xbase | Reg::EmBar1Xlmt | Reg::EmBar2Xlmt | Reg::EmBar1 | Reg::EmBar2
-    )
 }
