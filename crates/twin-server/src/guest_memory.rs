@@ -1,22 +1,28 @@
 //! A host's memory as it announced it: ranges of bus addresses, some of them mapped here.
 
 use shm::{Access, Mapping, SharedFile};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 
 /// Memory of one host. Ranges do not overlap.
 #[derive(Debug, Default)]
 pub(crate) struct GuestMemory {
-    /// Sorted by address.
-    sections: Vec<Section>,
-    /// Ranges that the host sees other memory at: an alias window's. Sorted, apart.
-    views: Vec<View>,
+    /// By first address. A tree, since a host may announce as many as it likes, in any order, and the other host waits
+    /// meanwhile.
+    sections: BTreeMap<u64, Section>,
+    mappings: usize,
+    /// Ranges at which the host sees other memory: an alias window's. By first address, apart.
+    views: BTreeMap<u64, View>,
+    /// The files that are kept open, by device and inode.
+    files: BTreeMap<(u64, u64), Weak<SharedFile>>,
 }
 
 /// Memory that the twin can reach: a mapping, and where it comes from.
 #[derive(Debug)]
 pub(crate) struct Backing {
     pub(crate) mapping: Mapping,
-    pub(crate) file: Arc<SharedFile>,
+    /// The file, for whoever else is to map it; a host that announces a great many is refused that.
+    pub(crate) file: Option<Arc<SharedFile>>,
     /// Where the mapping begins in the file.
     pub(crate) offset: u64,
 }
@@ -24,7 +30,6 @@ pub(crate) struct Backing {
 /// A range that is somewhere else than its section says.
 #[derive(Debug)]
 struct View {
-    first: u64,
     last: u64,
     mapping: Arc<Mapping>,
     /// Where the range begins in the mapping.
@@ -43,12 +48,19 @@ pub(crate) struct Extent {
 
 #[derive(Debug)]
 struct Section {
-    first: u64,
     /// The last address, inclusive: a section may end where addresses do.
     last: u64,
-    writable: bool,
+    /// What the host lets the device do there.
+    rights: Rights,
     /// `None`: announced without a file that may be used; nothing reaches it.
     backing: Option<Backing>,
+}
+
+/// What a device may do with a section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rights {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
 }
 
 /// Why a range is not added.
@@ -61,35 +73,47 @@ pub(crate) enum AddError {
     #[error("the range overlaps one that is mapped already")]
     Overlap,
     /// More sections than a machine has any use for.
-    #[error("there are {MAX_SECTIONS} sections already")]
+    #[error("there are {MAX_SECTIONS} sections, or {MAX_MAPPINGS} with a file, already")]
     TooMany,
 }
 
-/// No memory is mapped there, or it may not be written.
+/// No memory is mapped there, or it may not be accessed that way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unreachable;
 
 /// As many as the `max_dma_maps` that QEMU states.
 pub(crate) const MAX_SECTIONS: usize = 65535;
 
+/// How many of them may be mapped here. A process has 65530 mappings (`vm.max_map_count`) for both hosts, its
+/// libraries and its heap: a host that used them up would leave none to the other.
+pub(crate) const MAX_MAPPINGS: usize = 16384;
+
+/// Files that are kept open for a host. A guest has one, or one a NUMA node.
+const MAX_FILES: usize = 64;
+
 impl GuestMemory {
+    /// Whether another section may be added: ask before mapping anything.
+    pub(crate) fn has_room(&self, mapped: bool) -> bool {
+        self.sections.len() < MAX_SECTIONS && !(mapped && self.mappings >= MAX_MAPPINGS)
+    }
+
     /// Adds a section. Its mapping, if there is one, has at least `bytes` bytes.
     pub(crate) fn add(
         &mut self,
         first: u64,
         bytes: u64,
-        writable: bool,
+        rights: Rights,
         backing: Option<Backing>,
     ) -> Result<(), AddError> {
         let last = bytes.checked_sub(1).and_then(|more| first.checked_add(more)).ok_or(AddError::Range)?;
-        if self.sections.len() >= MAX_SECTIONS {
+        if !self.has_room(backing.is_some()) {
             return Err(AddError::TooMany);
         }
-        let at = self.sections.partition_point(|section| section.last < first);
-        if self.sections.get(at).is_some_and(|next| next.first <= last) {
+        if self.sections.range(..=last).next_back().is_some_and(|(_, before)| before.last >= first) {
             return Err(AddError::Overlap);
         }
-        self.sections.insert(at, Section { first, last, writable, backing });
+        self.mappings += usize::from(backing.is_some());
+        self.sections.insert(first, Section { last, rights, backing });
         Ok(())
     }
 
@@ -97,70 +121,89 @@ impl GuestMemory {
     /// then nothing was removed.
     pub(crate) fn remove(&mut self, first: u64, bytes: u64) -> Option<bool> {
         let last = bytes.checked_sub(1).and_then(|more| first.checked_add(more))?;
-        let inside = |section: &Section| section.first >= first && section.last <= last;
-        let touches = |section: &Section| section.first <= last && section.last >= first;
-        if self.sections.iter().any(|section| touches(section) && !inside(section)) {
+        let cut_in_front = self.sections.range(..first).next_back().is_some_and(|(_, it)| it.last >= first);
+        let cut_at_the_end =
+            self.sections.range(first..=last).next_back().is_some_and(|(_, it)| it.last > last);
+        if cut_in_front || cut_at_the_end {
             return None;
         }
-        let before = self.sections.len();
-        self.sections.retain(|section| !inside(section));
-        self.views.retain(|view| view.last < first || view.first > last);
-        Some(self.sections.len() != before)
+        let mut any = false;
+        while let Some((&at, _)) = self.sections.range(first..=last).next() {
+            let gone = self.sections.remove(&at);
+            self.mappings -= usize::from(gone.is_some_and(|section| section.backing.is_some()));
+            any = true;
+        }
+        self.views.retain(|&from, view| view.last < first || from > last);
+        Some(any)
     }
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.sections.clear();
+        self.mappings = 0;
         self.views.clear();
     }
 
-    /// The files under a range, if all of it has files and may be written; the host's own memory, whatever views lie over it.
+    /// The files under a range, if all of it has files and may be written: the host's own memory, whatever views lie
+    /// over it.
     pub(crate) fn extents(&self, address: u64, bytes: u64) -> Result<Vec<Extent>, Unreachable> {
         let mut extents = Vec::new();
         let mut at = 0;
         while at < bytes {
             let here = address.checked_add(at).ok_or(Unreachable)?;
-            let section = self.section(here).filter(|section| section.writable).ok_or(Unreachable)?;
+            let (first, section) =
+                self.section(here).filter(|(_, it)| it.rights.writable).ok_or(Unreachable)?;
             let backing = section.backing.as_ref().ok_or(Unreachable)?;
-            let skip = here.saturating_sub(section.first);
+            let file = backing.file.clone().ok_or(Unreachable)?;
             let rest = section.last.saturating_sub(here).saturating_add(1);
             let bytes = rest.min(bytes.saturating_sub(at));
-            let offset = backing.offset.checked_add(skip).ok_or(Unreachable)?;
-            extents.push(Extent { at, bytes, file: Arc::clone(&backing.file), offset });
+            let offset = backing.offset.checked_add(here.saturating_sub(first)).ok_or(Unreachable)?;
+            extents.push(Extent { at, bytes, file, offset });
             at = at.saturating_add(bytes);
         }
         Ok(extents)
     }
 
-    /// The file with this identity, if a section has it already: each announcement of the same memory comes with a descriptor of its
-    /// own, and a vIOMMU announces page by page.
-    pub(crate) fn known_file(&self, same: impl Fn(&SharedFile) -> bool) -> Option<Arc<SharedFile>> {
-        let files = self.sections.iter().filter_map(|section| section.backing.as_ref());
-        files.map(|backing| &backing.file).find(|file| same(file)).map(Arc::clone)
+    /// Keeps a file open, once however often it is announced: each announcement comes with a descriptor of its own, and a
+    /// vIOMMU announces page by page. `None`: there are enough.
+    pub(crate) fn keep(&mut self, file: SharedFile) -> Option<Arc<SharedFile>> {
+        let identity = file.identity();
+        let known = self.files.get(&identity).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| known.bytes() >= file.bytes()) {
+            return Some(known);
+        }
+        self.files.retain(|_, file| file.strong_count() > 0);
+        if self.files.len() >= MAX_FILES {
+            return None;
+        }
+        let file = Arc::new(file);
+        self.files.insert(identity, Arc::downgrade(&file));
+        Some(file)
     }
 
     /// From now on the host sees `mapping` at this range, and so does the twin.
     pub(crate) fn add_view(&mut self, first: u64, bytes: u64, mapping: Arc<Mapping>, offset: u64) {
-        let Some(last) = bytes.checked_sub(1).and_then(|more| first.checked_add(more)) else { return };
-        let at = self.views.partition_point(|view| view.first < first);
-        self.views.insert(at, View { first, last, mapping, offset });
+        if let Some(last) = bytes.checked_sub(1).and_then(|more| first.checked_add(more)) {
+            self.views.insert(first, View { last, mapping, offset });
+        }
     }
 
     /// The host sees its own memory again wherever it saw `mapping`.
     pub(crate) fn remove_views(&mut self, mapping: &Arc<Mapping>) {
-        self.views.retain(|view| !Arc::ptr_eq(&view.mapping, mapping));
+        self.views.retain(|_, view| !Arc::ptr_eq(&view.mapping, mapping));
     }
 
-    fn section(&self, address: u64) -> Option<&Section> {
-        let at = self.sections.partition_point(|section| section.last < address);
-        self.sections.get(at).filter(|section| section.first <= address)
+    /// The section that has an address.
+    fn section(&self, address: u64) -> Option<(u64, &Section)> {
+        let (&first, section) = self.sections.range(..=address).next_back()?;
+        (section.last >= address).then_some((first, section))
     }
 
     /// Bytes that can be reached, and bytes that were announced but cannot.
     pub(crate) fn bytes(&self) -> (u64, u64) {
-        let size = |section: &Section| (section.last - section.first).saturating_add(1);
+        let size = |(first, section): (&u64, &Section)| (section.last - first).saturating_add(1);
         let sum = |reachable: bool| {
-            let some = self.sections.iter().filter(|section| section.backing.is_some() == reachable);
+            let some = self.sections.iter().filter(|(_, section)| section.backing.is_some() == reachable);
             some.map(size).fold(0, u64::saturating_add)
         };
         (sum(true), sum(false))
@@ -168,11 +211,16 @@ impl GuestMemory {
 
     /// Whether a store of `bytes` at `address` would land.
     pub(crate) fn check(&self, address: u64, bytes: usize) -> Result<(), Unreachable> {
-        self.walk(address, bytes, |place, _| place.writable)
+        self.walk(address, bytes, |place, _| place.rights.writable)
     }
 
     /// Stores `data` at `address`: all of it or, where any byte cannot be reached, none.
     pub(crate) fn write(&self, address: u64, data: &[u8]) -> Result<(), Unreachable> {
+        // One place has all of it, nearly always.
+        if let Some(place) = self.place(address).filter(|place| place.bytes >= data.len()) {
+            let mapping = Some(place.mapping).filter(|_| place.rights.writable);
+            return mapping.and_then(|mapping| mapping.write(place.at, data).ok()).ok_or(Unreachable);
+        }
         self.check(address, data.len())?;
         let mut rest = data;
         self.walk(address, data.len(), |place, bytes| {
@@ -184,7 +232,11 @@ impl GuestMemory {
 
     /// Loads from `address`: all of it or nothing.
     pub(crate) fn read(&self, address: u64, out: &mut [u8]) -> Result<(), Unreachable> {
-        self.walk(address, out.len(), |_, _| true)?;
+        if let Some(place) = self.place(address).filter(|place| place.bytes >= out.len()) {
+            let mapping = Some(place.mapping).filter(|_| place.rights.readable);
+            return mapping.and_then(|mapping| mapping.read(place.at, out).ok()).ok_or(Unreachable);
+        }
+        self.walk(address, out.len(), |place, _| place.rights.readable)?;
         let len = out.len();
         let mut rest = out;
         self.walk(address, len, |place, bytes| {
@@ -222,26 +274,19 @@ impl GuestMemory {
 
     /// What the host sees at an address, and how far it goes.
     fn place(&self, address: u64) -> Option<Place<'_>> {
-        let section = self.section(address)?;
+        let (first, section) = self.section(address)?;
         let backing = section.backing.as_ref()?;
-        let after = self.views.partition_point(|view| view.last < address);
-        let view = self.views.get(after);
-        if let Some(view) = view.filter(|view| view.first <= address) {
-            let skip = view.offset.checked_add(address.saturating_sub(view.first))?;
-            return Some(Place {
-                mapping: &view.mapping,
-                at: usize::try_from(skip).ok()?,
-                bytes: length(address, view.last.min(section.last)),
-                writable: section.writable,
-            });
+        let rights = section.rights;
+        let before = self.views.range(..=address).next_back();
+        if let Some((&from, view)) = before.filter(|(_, view)| view.last >= address) {
+            let skip = view.offset.checked_add(address.saturating_sub(from))?;
+            let bytes = length(address, view.last.min(section.last));
+            return Some(Place { mapping: &view.mapping, at: usize::try_from(skip).ok()?, bytes, rights });
         }
-        let last = view.map_or(section.last, |view| section.last.min(view.first.saturating_sub(1)));
-        Some(Place {
-            mapping: &backing.mapping,
-            at: usize::try_from(address.saturating_sub(section.first)).ok()?,
-            bytes: length(address, last),
-            writable: section.writable,
-        })
+        let after = self.views.range(address..).next().map(|(&from, _)| from.saturating_sub(1));
+        let bytes = length(address, after.map_or(section.last, |last| last.min(section.last)));
+        let at = usize::try_from(address.saturating_sub(first)).ok()?;
+        Some(Place { mapping: &backing.mapping, at, bytes, rights })
     }
 }
 
@@ -250,7 +295,7 @@ struct Place<'a> {
     mapping: &'a Mapping,
     at: usize,
     bytes: usize,
-    writable: bool,
+    rights: Rights,
 }
 
 /// Bytes from `first` to `last`, both inclusive.
@@ -258,9 +303,11 @@ fn length(first: u64, last: u64) -> usize {
     usize::try_from(last.saturating_sub(first)).unwrap_or(usize::MAX).saturating_add(1)
 }
 
-/// What a section may be used for, as a mapping has it.
-pub(crate) fn access(writable: bool) -> Access {
-    if writable { Access::ReadWrite } else { Access::Read }
+impl Rights {
+    /// What a mapping with these rights must allow.
+    pub(crate) fn access(self) -> Access {
+        if self.writable { Access::ReadWrite } else { Access::Read }
+    }
 }
 
 #[cfg(test)]
@@ -269,17 +316,20 @@ mod tests {
     use shm::SharedFile;
 
     const PAGE: u64 = 4096;
+    const BOTH: Rights = Rights { readable: true, writable: true };
+    const READ: Rights = Rights { readable: true, writable: false };
+    const WRITE: Rights = Rights { readable: false, writable: true };
 
-    fn ram(bytes: u64, writable: bool) -> Option<Backing> {
-        let file = Arc::new(SharedFile::create("ram", bytes).unwrap());
-        let mapping = Mapping::new(&file, 0, bytes, access(writable)).unwrap();
-        Some(Backing { mapping, file, offset: 0 })
+    fn ram(bytes: u64, rights: Rights) -> Option<Backing> {
+        let file = SharedFile::create("ram", bytes).unwrap();
+        let mapping = Mapping::new(&file, 0, bytes, rights.access()).unwrap();
+        Some(Backing { mapping, file: Some(Arc::new(file)), offset: 0 })
     }
 
     #[test]
     fn a_view_is_seen_instead_of_the_section_under_it() {
         let mut memory = GuestMemory::default();
-        memory.add(0, 4 * PAGE, true, ram(4 * PAGE, true)).unwrap();
+        memory.add(0, 4 * PAGE, BOTH, ram(4 * PAGE, BOTH)).unwrap();
         let window = SharedFile::create("window", PAGE).unwrap();
         let window = Arc::new(Mapping::new(&window, 0, PAGE, Access::ReadWrite).unwrap());
         memory.add_view(PAGE, PAGE, Arc::clone(&window), 0);
@@ -303,9 +353,9 @@ mod tests {
     #[test]
     fn a_range_may_span_sections_but_not_a_hole() {
         let mut memory = GuestMemory::default();
-        memory.add(0, PAGE, true, ram(PAGE, true)).unwrap();
-        memory.add(PAGE, PAGE, true, ram(PAGE, true)).unwrap();
-        memory.add(4 * PAGE, PAGE, true, ram(PAGE, true)).unwrap();
+        memory.add(0, PAGE, BOTH, ram(PAGE, BOTH)).unwrap();
+        memory.add(PAGE, PAGE, BOTH, ram(PAGE, BOTH)).unwrap();
+        memory.add(4 * PAGE, PAGE, BOTH, ram(PAGE, BOTH)).unwrap();
         let data: Vec<u8> = (0..100).collect();
         memory.write(PAGE - 50, &data).unwrap();
         let mut back = [0; 100];
@@ -321,25 +371,32 @@ mod tests {
     #[test]
     fn read_only_and_fileless_sections_refuse() {
         let mut memory = GuestMemory::default();
-        memory.add(0, PAGE, false, ram(PAGE, false)).unwrap();
-        memory.add(PAGE, PAGE, true, None).unwrap();
+        memory.add(0, PAGE, READ, ram(PAGE, READ)).unwrap();
+        memory.add(PAGE, PAGE, BOTH, None).unwrap();
         assert_eq!(memory.write(0, &[1]), Err(Unreachable));
         memory.read(0, &mut [0]).unwrap();
         assert_eq!(memory.read(PAGE, &mut [0]), Err(Unreachable));
         assert_eq!(memory.bytes(), (PAGE, PAGE));
+        // A guest behind an IOMMU may allow writes alone.
+        memory.add(2 * PAGE, PAGE, WRITE, ram(PAGE, WRITE)).unwrap();
+        memory.write(2 * PAGE, &[1]).unwrap();
+        assert_eq!(memory.read(2 * PAGE, &mut [0]), Err(Unreachable));
+        memory.add(3 * PAGE, PAGE, BOTH, ram(PAGE, BOTH)).unwrap();
+        memory.write(3 * PAGE - 1, &[1, 2]).unwrap();
+        assert_eq!(memory.read(3 * PAGE - 1, &mut [0; 2]), Err(Unreachable));
     }
 
     #[test]
     fn overlaps_and_wraps_are_refused_and_the_top_of_memory_is_not() {
         let mut memory = GuestMemory::default();
-        memory.add(PAGE, PAGE, true, None).unwrap();
+        memory.add(PAGE, PAGE, BOTH, None).unwrap();
         for (first, bytes) in [(0, PAGE + 1), (2 * PAGE - 1, 1), (PAGE, PAGE), (0, u64::MAX)] {
-            assert_eq!(memory.add(first, bytes, true, None), Err(AddError::Overlap), "{first:#x} {bytes:#x}");
+            assert_eq!(memory.add(first, bytes, BOTH, None), Err(AddError::Overlap), "{first:#x} {bytes:#x}");
         }
         for (first, bytes) in [(0, 0), (u64::MAX, 2), (1, u64::MAX)].into_iter().take(2) {
-            assert_eq!(memory.add(first, bytes, true, None), Err(AddError::Range));
+            assert_eq!(memory.add(first, bytes, BOTH, None), Err(AddError::Range));
         }
-        memory.add(u64::MAX - (PAGE - 1), PAGE, true, ram(PAGE, true)).unwrap();
+        memory.add(u64::MAX - (PAGE - 1), PAGE, BOTH, ram(PAGE, BOTH)).unwrap();
         memory.write(u64::MAX - 1, &[1, 2]).unwrap();
         assert_eq!(memory.write(u64::MAX - 1, &[1, 2, 3]), Err(Unreachable));
     }
@@ -347,11 +404,33 @@ mod tests {
     #[test]
     fn a_section_leaves_whole_or_not_at_all() {
         let mut memory = GuestMemory::default();
-        memory.add(0, PAGE, true, None).unwrap();
-        memory.add(PAGE, PAGE, true, None).unwrap();
+        memory.add(0, PAGE, BOTH, None).unwrap();
+        memory.add(PAGE, PAGE, BOTH, None).unwrap();
         assert_eq!(memory.remove(0, PAGE / 2), None);
         assert_eq!(memory.remove(8 * PAGE, PAGE), Some(false));
+        assert_eq!(memory.remove(PAGE / 2, 2 * PAGE), None);
+        assert_eq!(memory.remove(PAGE, PAGE + 1), Some(true));
+        assert_eq!(memory.remove(0, PAGE - 1), None);
         assert_eq!(memory.remove(0, 2 * PAGE), Some(true));
         assert_eq!(memory.bytes(), (0, 0));
+    }
+
+    #[test]
+    fn one_host_cannot_use_up_the_mappings_of_the_process() {
+        let mut memory = GuestMemory::default();
+        let file = SharedFile::create("ram", PAGE).unwrap();
+        let page = || {
+            let mapping = Mapping::new(&file, 0, PAGE, Access::ReadWrite).unwrap();
+            Some(Backing { mapping, file: None, offset: 0 })
+        };
+        for at in 0..MAX_MAPPINGS {
+            memory.add(at as u64 * PAGE, PAGE, BOTH, page()).unwrap();
+        }
+        let next = MAX_MAPPINGS as u64 * PAGE;
+        assert!(!memory.has_room(true) && memory.has_room(false));
+        assert_eq!(memory.add(next, PAGE, BOTH, page()), Err(AddError::TooMany));
+        memory.add(next, PAGE, BOTH, None).unwrap();
+        assert_eq!(memory.remove(0, PAGE), Some(true));
+        memory.add(0, PAGE, BOTH, page()).unwrap();
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::guest_memory::GuestMemory;
 use crate::interrupts::Interrupts;
+use crate::quota::Quota;
 use ntb_spec::WINDOWS;
 use twin::Side;
 
@@ -16,6 +17,8 @@ pub(crate) struct Host {
     /// Messages handled and refused in sessions that are over.
     pub(crate) messages: u64,
     pub(crate) refused_messages: u64,
+    /// Log lines that this host brings about.
+    pub(crate) lines: Quota,
 }
 
 /// Both hosts.
@@ -86,6 +89,7 @@ impl Host {
             pid: None,
             messages: 0,
             refused_messages: 0,
+            lines: Quota::default(),
         }
     }
 }

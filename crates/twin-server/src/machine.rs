@@ -1,8 +1,9 @@
 //! The device as a client sees it: regions, windows and memory around the pure model. No sockets.
 
-use crate::guest_memory::{self, Backing};
+use crate::guest_memory::{self, Backing, Rights};
 use crate::host::Hosts;
 use crate::interrupts::Interrupts;
+use crate::quota::Quota;
 use crate::trace::{Direction, Trace, TraceSpace};
 use crate::windows::{Tag, Verdict, WindowMode, Windows};
 use control::{Event, StoreMode};
@@ -10,7 +11,6 @@ use ntb_spec::{WINDOWS, bar0, config};
 use rustix::io::Errno;
 use shm::{Mapping, SharedFile};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use twin::{Effect, LinkState, Setup, Side, Time, Twin};
 use vfio_user::server::{Device, IrqChange, Region};
@@ -35,6 +35,8 @@ pub struct Machine {
     pub(crate) link_since: Time,
     pub(crate) setup: Setup,
     pub(crate) trace: Option<Trace>,
+    /// Log lines about the link.
+    lines: Quota,
 }
 
 /// What a message's region means here.
@@ -61,6 +63,7 @@ impl Machine {
             link_since: Time::default(),
             setup,
             trace,
+            lines: Quota::default(),
         }
     }
 
@@ -175,7 +178,9 @@ impl Machine {
                         LinkState::Training { .. } => control::LinkState::Training,
                         LinkState::Up => control::LinkState::Up,
                     };
-                    tracing::info!(%state, "link");
+                    if let Some(left_out) = self.lines.take(now) {
+                        tracing::info!(%state, left_out, "link");
+                    }
                     self.events.push(Event::Link { at_ms: millis(now), state });
                 }
                 Effect::Reset { side } => self.after_reset(now, side),
@@ -189,7 +194,7 @@ impl Machine {
     fn after_reset(&mut self, now: Time, side: Side) {
         self.hosts.get_mut(side).interrupts.reset();
         let port = crate::status::port_name(side);
-        tracing::info!(%port, "reset");
+        self.log(side, |left_out| tracing::info!(%port, left_out, "reset"));
         self.events.push(Event::Reset { at_ms: millis(now), port });
     }
 
@@ -302,41 +307,49 @@ impl Machine {
         }
     }
 
-    /// The memory behind an announcement, if it cannot be cut under us. One file is kept however often it is announced.
-    fn back(&self, side: Side, map: &DmaMap, fd: OwnedFd) -> Result<Backing, String> {
+    /// The memory behind an announcement, if it cannot be cut under us.
+    fn back(&mut self, side: Side, map: &DmaMap, rights: Rights, fd: OwnedFd) -> Result<Backing, String> {
         let end = map.fd_offset.checked_add(map.size).ok_or("the range leaves the file")?;
-        let known = self.hosts.get(side).memory.known_file(|file| file.is(&fd) && file.bytes() >= end);
-        let file = match known {
-            Some(file) => file,
-            None => Arc::new(SharedFile::accept(fd, end).map_err(|unfit| unfit.to_string())?),
-        };
-        let access = guest_memory::access(map.writeable);
-        let mapping =
-            Mapping::new(&file, map.fd_offset, map.size, access).map_err(|error| error.to_string())?;
+        let file = SharedFile::accept(fd, end).map_err(|unfit| unfit.to_string())?;
+        let mapping = Mapping::new(&file, map.fd_offset, map.size, rights.access());
+        let mapping = mapping.map_err(|error| error.to_string())?;
+        let file = self.hosts.get_mut(side).memory.keep(file);
         Ok(Backing { mapping, file, offset: map.fd_offset })
     }
 
     fn map(&mut self, side: Side, map: DmaMap, fd: Option<OwnedFd>) -> Result<(), Errno> {
-        let backing = match fd.filter(|_| map.readable || map.writeable) {
-            None => None,
-            Some(fd) => match self.back(side, &map, fd) {
-                Ok(backing) => Some(backing),
-                Err(why) => {
-                    let port = crate::status::port_name(side);
-                    tracing::warn!(%port, iova = %map.iova, bytes = map.size, why, "memory that cannot be reached");
-                    None
-                }
-            },
+        let rights = Rights { readable: map.readable, writable: map.writeable };
+        let fd = fd.filter(|_| rights.readable || rights.writable);
+        if !self.hosts.get(side).memory.has_room(fd.is_some()) {
+            return Err(Errno::NOSPC);
+        }
+        let backing = match fd.map(|fd| self.back(side, &map, rights, fd)).transpose() {
+            Ok(backing) => backing,
+            Err(why) => {
+                let port = crate::status::port_name(side);
+                self.log(side, |left_out| {
+                    tracing::warn!(%port, iova = %map.iova, bytes = map.size, why, left_out, "memory that cannot be reached");
+                });
+                None
+            }
         };
-        self.replan = true;
         let memory = &mut self.hosts.get_mut(side).memory;
-        let added = memory.add(map.iova.0, map.size, map.writeable, backing);
+        let added = memory.add(map.iova.0, map.size, rights, backing);
+        self.replan = true;
         self.settle();
         added.map_err(|error| match error {
             guest_memory::AddError::Range => Errno::INVAL,
             guest_memory::AddError::Overlap => Errno::EXIST,
             guest_memory::AddError::TooMany => Errno::NOSPC,
         })
+    }
+
+    /// Logs what a host has brought about, unless it does so too often; `line` gets the number of lines left out before.
+    pub(crate) fn log(&mut self, side: Side, line: impl FnOnce(u64)) {
+        let now = self.now();
+        if let Some(left_out) = self.hosts.get_mut(side).lines.take(now) {
+            line(left_out);
+        }
     }
 }
 
@@ -429,14 +442,10 @@ impl Device for PortDevice<'_> {
         let interrupts = &mut self.machine.hosts.get_mut(self.side).interrupts;
         match (index, change) {
             (IrqIndex::MSIX, IrqChange::Assign { start, fds }) => {
-                for (vector, fd) in (start..).zip(fds) {
-                    interrupts.assign(vector, Some(fd))?;
-                }
+                interrupts.assign(start, fds)?;
             }
             (IrqIndex::MSIX, IrqChange::Deassign { start, count }) => {
-                for vector in start..start.saturating_add(count) {
-                    interrupts.assign(vector, None)?;
-                }
+                interrupts.deassign(start, count)?;
             }
             (IrqIndex::MSIX, IrqChange::DisableAll) => interrupts.clear(),
             (IrqIndex::MSIX, IrqChange::Trigger(vectors)) => {

@@ -353,7 +353,11 @@ mod tests {
         assert_eq!(pair.twin.route(A, 0, 0xFFC, 8), Err(Refused::Limit));
         pair.w64(B, 0x10, 0x7777); // not page-aligned: does not read back, and the driver gives up
         assert_eq!(pair.r64(B, 0x10), 0x7000);
-        assert_eq!(pair.twin.outbound(A, 0), (!0xFFF, 0xFFF), "as it was, until the external limit is written");
+        assert_eq!(
+            pair.twin.outbound(A, 0),
+            (!0xFFF, 0xFFF),
+            "as it was, until the external limit is written"
+        );
         pair.w64(B, 0x4018, u64::MAX);
         assert_eq!(pair.twin.outbound(A, 0), (0x7000, MIB));
         pair.w64(B, 0x4018, 0x1000); // below EMBAR1
