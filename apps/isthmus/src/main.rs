@@ -10,6 +10,7 @@
 )]
 
 mod lab;
+mod overlay;
 mod status;
 mod trace;
 mod twin_command;

@@ -1,16 +1,17 @@
 //! `isthmus twin`: serve a twin on two sockets.
 
 use crate::Outcome;
-use anyhow::Context;
-use clap::ValueEnum;
+use anyhow::{Context, bail};
+use control::WindowClass;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use twin::{Setup, WindowSize};
-use twin_server::{Endpoint, Options, Server};
+use twin_server::{Endpoint, Options, Server, WindowMode};
 
 /// Serve a twin on two sockets, for your own QEMUs
 #[derive(Debug, clap::Args)]
@@ -33,8 +34,14 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PATH|fd:N")]
     control: Option<Endpoint>,
     /// How data crosses the memory windows
-    #[arg(long, value_enum, default_value_t = Window::Trap)]
-    window: Window,
+    ///
+    /// trap and dma: every access is a message. shared, alias, direct: the BAR is memory, which needs the overlay in QEMU
+    /// (the printed command lines load it). Two modes, as in direct,trap, are port a's and port b's.
+    #[arg(long, value_name = "MODE[,MODE]", default_value = "trap", value_delimiter = ',', num_args = 1..=2)]
+    window: Vec<WindowMode>,
+    /// The overlay object that mapped windows need in QEMU, if it is not where this program looks
+    #[arg(long, value_name = "FILE")]
+    overlay: Option<PathBuf>,
     /// Size of each memory window: a power of two from 64K to 512M; stock Linux clients use at most 4M
     #[arg(long, value_name = "SIZE", default_value_t = WindowSize::DEFAULT)]
     mw_size: WindowSize,
@@ -49,14 +56,30 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Window {
-    /// Every access is a message to the twin, which carries it out in the peer's memory
-    Trap,
+impl Arguments {
+    /// Port a's mode and port b's.
+    fn modes(&self) -> anyhow::Result<[WindowMode; 2]> {
+        match self.window.as_slice() {
+            [both] => Ok([*both; 2]),
+            [a, b] => Ok([*a, *b]),
+            _ => bail!("--window takes one mode, or port a's and port b's with a comma between"),
+        }
+    }
+
+    /// The object that QEMU has to load, if any window is mapped.
+    fn overlay_for(&self, modes: [WindowMode; 2]) -> anyhow::Result<Option<PathBuf>> {
+        if modes.iter().all(|mode| mode.class() == WindowClass::Messaged) {
+            return Ok(None);
+        }
+        if !matches!(self.control, Some(Endpoint::Path(_))) {
+            bail!("mapped windows need --control PATH: the overlay in QEMU connects there");
+        }
+        crate::overlay::find(self.overlay.as_ref()).map(Some)
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
-    let Window::Trap = arguments.window;
+    let modes = arguments.modes()?;
     let options = Options {
         ports: [arguments.port_a.clone(), arguments.port_b.clone()],
         control: arguments.control.clone(),
@@ -64,12 +87,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             windows: [arguments.mw_size; 2],
             training: Duration::from_millis(arguments.training_ms),
         },
+        modes,
         trace: arguments.trace.clone(),
     };
+    let overlay = arguments.overlay_for(modes)?;
     // Before the sockets appear: whoever sees one may send SIGTERM.
     let stop = stop_signal().context("SIGTERM and SIGINT cannot be watched")?;
     let mut server = Server::bind(&options)?;
-    announce(arguments)?;
+    announce(arguments, overlay.as_deref())?;
     server.run(stop.as_fd())?;
     tracing::info!("stopped");
     Ok(Outcome::Done)
@@ -85,7 +110,8 @@ fn stop_signal() -> std::io::Result<UnixStream> {
 }
 
 /// Says where the ports are and how a QEMU gets there. A closed stdout is no reason not to serve.
-fn announce(arguments: &Arguments) -> anyhow::Result<()> {
+fn announce(arguments: &Arguments, overlay: Option<&Path>) -> anyhow::Result<()> {
+    let environment = environment(arguments, overlay);
     let ports = [("a", &arguments.port_a), ("b", &arguments.port_b)];
     let mut text = String::new();
     if arguments.json {
@@ -95,15 +121,17 @@ fn announce(arguments: &Arguments) -> anyhow::Result<()> {
             .collect();
         let control = arguments.control.as_ref().map(Endpoint::to_string);
         let object = json!({
-            "pid": std::process::id(), "ports": ports, "control": control, "window": "trap",
-            "mw_bytes": arguments.mw_size.bytes(), "training_ms": arguments.training_ms,
+            "pid": std::process::id(), "ports": ports, "control": control, "environment": environment,
+            "window": arguments.window.iter().map(ToString::to_string).collect::<Vec<_>>(), "mw_bytes": arguments.mw_size.bytes(), "training_ms": arguments.training_ms,
         });
         text.push_str(&serde_json::to_string(&object)?);
     } else {
         for (name, endpoint) in ports {
-            text.push_str(&format!(
-                "port {name} listens at {endpoint}; attach a guest with\n  qemu-system-x86_64"
-            ));
+            text.push_str(&format!("port {name} listens at {endpoint}; attach a guest with\n  "));
+            for (name, value) in &environment {
+                text.push_str(&format!("{name}={} ", quoted(value)));
+            }
+            text.push_str("qemu-system-x86_64");
             for argument in qemu(endpoint) {
                 text.push(' ');
                 text.push_str(&quoted(&argument));
@@ -119,6 +147,18 @@ fn announce(arguments: &Arguments) -> anyhow::Result<()> {
         tracing::debug!(%error, "nobody reads the announcement");
     }
     Ok(())
+}
+
+/// What QEMU's environment needs for mapped windows.
+fn environment(arguments: &Arguments, overlay: Option<&Path>) -> BTreeMap<&'static str, String> {
+    let (Some(object), Some(Endpoint::Path(control))) = (overlay, &arguments.control) else {
+        return BTreeMap::new();
+    };
+    let control = std::path::absolute(control).unwrap_or_else(|_| control.clone());
+    [("LD_PRELOAD", object), (isthmus_overlay::preload::CONTROL, &control)]
+        .into_iter()
+        .map(|(name, path)| (name, path.display().to_string()))
+        .collect()
 }
 
 /// The arguments that matter: shared memory, a port of its own, the device.

@@ -34,6 +34,15 @@ pub enum Request {
     Watch,
     /// I am the overlay in the process of a host: from now on send me [`OverlayCommand`](crate::OverlayCommand)s. Answered by [`Reply::Done`].
     Overlay,
+    /// Moves a window to another mode of its class while guests run: answered by [`Reply::Done`].
+    SetWindow {
+        /// The port that stores through it.
+        port: PortName,
+        /// 0 is BAR 2, 1 is BAR 4.
+        window: u8,
+        /// The new mode.
+        mode: WindowMode,
+    },
     /// What happens to trapped window stores from now on: answered by [`Reply::Done`].
     SetStores {
         /// The new behaviour, for both ports.
@@ -218,6 +227,14 @@ pub struct PortStatus {
 pub enum WindowMode {
     /// Every access is a message to the twin.
     Trap,
+    /// Every access is a message; bulk goes by the I/OAT engine.
+    Dma,
+    /// The BAR is memory that the peer's BAR is too.
+    Shared,
+    /// The BAR is memory that the peer's RAM is too.
+    Alias,
+    /// The BAR is the peer's RAM.
+    Direct,
 }
 
 /// Whether accesses reach the twin.

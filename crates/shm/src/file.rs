@@ -10,6 +10,7 @@ pub struct SharedFile {
     fd: OwnedFd,
     bytes: u64,
     page_bytes: u64,
+    identity: (u64, u64),
 }
 
 /// Why a descriptor that somebody sent is not used as memory.
@@ -42,7 +43,8 @@ impl SharedFile {
         let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, bytes)?;
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Ok(Self { fd, bytes, page_bytes: 4096 })
+        let stat = fstat(&fd)?;
+        Ok(Self { fd, bytes, page_bytes: 4096, identity: (stat.st_dev, stat.st_ino) })
     }
 
     /// Takes a descriptor that somebody sent, if it is memory that cannot be cut under us and has at least
@@ -65,7 +67,13 @@ impl SharedFile {
         // hugetlb files want offsets in their own pages, and tell their size here.
         let block = u64::try_from(stat.st_blksize).unwrap_or(0);
         let page_bytes = if block.is_power_of_two() && block > 4096 { block } else { 4096 };
-        Ok(Self { fd, bytes, page_bytes })
+        Ok(Self { fd, bytes, page_bytes, identity: (stat.st_dev, stat.st_ino) })
+    }
+
+    /// Device and inode: what `/proc/self/maps` names it by in every process that maps it.
+    #[must_use]
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
     }
 
     /// Length in bytes that is certain.

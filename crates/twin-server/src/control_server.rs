@@ -19,6 +19,7 @@ pub(crate) struct Connection {
     output: Vec<u8>,
     watching: bool,
     closed: bool,
+    overlay: bool,
 }
 
 /// The connection is over.
@@ -35,6 +36,7 @@ impl Connection {
             output: Vec::new(),
             watching: false,
             closed: false,
+            overlay: false,
         })
     }
 
@@ -52,6 +54,10 @@ impl Connection {
             let reply = match decode(&line) {
                 Ok(Request::Watch) => {
                     self.watching = true;
+                    Reply::Done
+                }
+                Ok(Request::Overlay) => {
+                    self.overlay = true;
                     Reply::Done
                 }
                 Ok(request) => answer(&request),
@@ -98,6 +104,16 @@ impl Connection {
         }
         self.output.extend_from_slice(line);
         Ok(())
+    }
+
+    /// Whether an overlay has introduced itself here: the stream is for orders from now on.
+    pub(crate) fn is_overlay(&self) -> bool {
+        self.overlay && self.output.is_empty()
+    }
+
+    /// The stream, for whoever goes on with it.
+    pub(crate) fn stream(&self) -> io::Result<UnixStream> {
+        self.stream.try_clone()
     }
 
     /// Marks the connection for removal.

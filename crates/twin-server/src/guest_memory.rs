@@ -1,7 +1,8 @@
 //! A host's memory as it announced it: ranges of bus addresses, some of them mapped here.
 
-use shm::{Access, Mapping};
+use shm::{Access, Mapping, SharedFile};
 use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 
 /// Memory of one host. Ranges do not overlap.
 #[derive(Debug, Default)]
@@ -10,6 +11,39 @@ pub(crate) struct GuestMemory {
     /// meanwhile.
     sections: BTreeMap<u64, Section>,
     mappings: usize,
+    /// Ranges at which the host sees other memory: an alias window's. By first address, apart.
+    views: BTreeMap<u64, View>,
+    /// The files that are kept open, by device and inode.
+    files: BTreeMap<(u64, u64), Weak<SharedFile>>,
+}
+
+/// Memory that the twin can reach: a mapping, and where it comes from.
+#[derive(Debug)]
+pub(crate) struct Backing {
+    pub(crate) mapping: Mapping,
+    /// The file, for whoever else is to map it; a host that announces a great many is refused that.
+    pub(crate) file: Option<Arc<SharedFile>>,
+    /// Where the mapping begins in the file.
+    pub(crate) offset: u64,
+}
+
+/// A range that is somewhere else than its section says.
+#[derive(Debug)]
+struct View {
+    last: u64,
+    mapping: Arc<Mapping>,
+    /// Where the range begins in the mapping.
+    offset: u64,
+}
+
+/// Some bytes of a host's memory as a range of a file.
+#[derive(Debug)]
+pub(crate) struct Extent {
+    /// Bytes before it in the range that was asked for.
+    pub(crate) at: u64,
+    pub(crate) bytes: u64,
+    pub(crate) file: Arc<SharedFile>,
+    pub(crate) offset: u64,
 }
 
 #[derive(Debug)]
@@ -19,7 +53,7 @@ struct Section {
     /// What the host lets the device do there.
     rights: Rights,
     /// `None`: announced without a file that may be used; nothing reaches it.
-    mapping: Option<Mapping>,
+    backing: Option<Backing>,
 }
 
 /// What a device may do with a section.
@@ -54,29 +88,32 @@ pub(crate) const MAX_SECTIONS: usize = 65535;
 /// libraries and its heap: a host that used them up would leave none to the other.
 pub(crate) const MAX_MAPPINGS: usize = 16384;
 
+/// Files that are kept open for a host. A guest has one, or one a NUMA node.
+const MAX_FILES: usize = 64;
+
 impl GuestMemory {
     /// Whether another section may be added: ask before mapping anything.
     pub(crate) fn has_room(&self, mapped: bool) -> bool {
         self.sections.len() < MAX_SECTIONS && !(mapped && self.mappings >= MAX_MAPPINGS)
     }
 
-    /// Adds a section. A mapping, if there is one, has at least `bytes` bytes.
+    /// Adds a section. Its mapping, if there is one, has at least `bytes` bytes.
     pub(crate) fn add(
         &mut self,
         first: u64,
         bytes: u64,
         rights: Rights,
-        mapping: Option<Mapping>,
+        backing: Option<Backing>,
     ) -> Result<(), AddError> {
         let last = bytes.checked_sub(1).and_then(|more| first.checked_add(more)).ok_or(AddError::Range)?;
-        if !self.has_room(mapping.is_some()) {
+        if !self.has_room(backing.is_some()) {
             return Err(AddError::TooMany);
         }
         if self.sections.range(..=last).next_back().is_some_and(|(_, before)| before.last >= first) {
             return Err(AddError::Overlap);
         }
-        self.mappings += usize::from(mapping.is_some());
-        self.sections.insert(first, Section { last, rights, mapping });
+        self.mappings += usize::from(backing.is_some());
+        self.sections.insert(first, Section { last, rights, backing });
         Ok(())
     }
 
@@ -93,9 +130,10 @@ impl GuestMemory {
         let mut any = false;
         while let Some((&at, _)) = self.sections.range(first..=last).next() {
             let gone = self.sections.remove(&at);
-            self.mappings -= usize::from(gone.is_some_and(|section| section.mapping.is_some()));
+            self.mappings -= usize::from(gone.is_some_and(|section| section.backing.is_some()));
             any = true;
         }
+        self.views.retain(|&from, view| view.last < first || from > last);
         Some(any)
     }
 
@@ -103,13 +141,69 @@ impl GuestMemory {
     pub(crate) fn clear(&mut self) {
         self.sections.clear();
         self.mappings = 0;
+        self.views.clear();
+    }
+
+    /// The files under a range, if all of it has files and may be written: the host's own memory, whatever views lie
+    /// over it.
+    pub(crate) fn extents(&self, address: u64, bytes: u64) -> Result<Vec<Extent>, Unreachable> {
+        let mut extents = Vec::new();
+        let mut at = 0;
+        while at < bytes {
+            let here = address.checked_add(at).ok_or(Unreachable)?;
+            let (first, section) =
+                self.section(here).filter(|(_, it)| it.rights.writable).ok_or(Unreachable)?;
+            let backing = section.backing.as_ref().ok_or(Unreachable)?;
+            let file = backing.file.clone().ok_or(Unreachable)?;
+            let rest = section.last.saturating_sub(here).saturating_add(1);
+            let bytes = rest.min(bytes.saturating_sub(at));
+            let offset = backing.offset.checked_add(here.saturating_sub(first)).ok_or(Unreachable)?;
+            extents.push(Extent { at, bytes, file, offset });
+            at = at.saturating_add(bytes);
+        }
+        Ok(extents)
+    }
+
+    /// Keeps a file open, once however often it is announced: each announcement comes with a descriptor of its own, and a
+    /// vIOMMU announces page by page. `None`: there are enough.
+    pub(crate) fn keep(&mut self, file: SharedFile) -> Option<Arc<SharedFile>> {
+        let identity = file.identity();
+        let known = self.files.get(&identity).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| known.bytes() >= file.bytes()) {
+            return Some(known);
+        }
+        self.files.retain(|_, file| file.strong_count() > 0);
+        if self.files.len() >= MAX_FILES {
+            return None;
+        }
+        let file = Arc::new(file);
+        self.files.insert(identity, Arc::downgrade(&file));
+        Some(file)
+    }
+
+    /// From now on the host sees `mapping` at this range, and so does the twin.
+    pub(crate) fn add_view(&mut self, first: u64, bytes: u64, mapping: Arc<Mapping>, offset: u64) {
+        if let Some(last) = bytes.checked_sub(1).and_then(|more| first.checked_add(more)) {
+            self.views.insert(first, View { last, mapping, offset });
+        }
+    }
+
+    /// The host sees its own memory again wherever it saw `mapping`.
+    pub(crate) fn remove_views(&mut self, mapping: &Arc<Mapping>) {
+        self.views.retain(|_, view| !Arc::ptr_eq(&view.mapping, mapping));
+    }
+
+    /// The section that has an address.
+    fn section(&self, address: u64) -> Option<(u64, &Section)> {
+        let (&first, section) = self.sections.range(..=address).next_back()?;
+        (section.last >= address).then_some((first, section))
     }
 
     /// Bytes that can be reached, and bytes that were announced but cannot.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let size = |(first, section): (&u64, &Section)| (section.last - first).saturating_add(1);
         let sum = |reachable: bool| {
-            let some = self.sections.iter().filter(|(_, section)| section.mapping.is_some() == reachable);
+            let some = self.sections.iter().filter(|(_, section)| section.backing.is_some() == reachable);
             some.map(size).fold(0, u64::saturating_add)
         };
         (sum(true), sum(false))
@@ -117,73 +211,59 @@ impl GuestMemory {
 
     /// Whether a store of `bytes` at `address` would land.
     pub(crate) fn check(&self, address: u64, bytes: usize) -> Result<(), Unreachable> {
-        self.walk(address, bytes, |_, _, section| section.rights.writable)
+        self.walk(address, bytes, |place, _| place.rights.writable)
     }
 
     /// Stores `data` at `address`: all of it or, where any byte cannot be reached, none.
     pub(crate) fn write(&self, address: u64, data: &[u8]) -> Result<(), Unreachable> {
-        if let Some((skip, section)) = self.whole(address, data.len()) {
-            let mapping = section.mapping.as_ref().filter(|_| section.rights.writable);
-            return mapping.and_then(|mapping| mapping.write(skip, data).ok()).ok_or(Unreachable);
+        // One place has all of it, nearly always.
+        if let Some(place) = self.place(address).filter(|place| place.bytes >= data.len()) {
+            let mapping = Some(place.mapping).filter(|_| place.rights.writable);
+            return mapping.and_then(|mapping| mapping.write(place.at, data).ok()).ok_or(Unreachable);
         }
         self.check(address, data.len())?;
         let mut rest = data;
-        self.walk(address, data.len(), |at, bytes, section| {
+        self.walk(address, data.len(), |place, bytes| {
             let (now, later) = rest.split_at(bytes);
             rest = later;
-            section.mapping.as_ref().is_some_and(|mapping| mapping.write(at, now).is_ok())
+            place.mapping.write(place.at, now).is_ok()
         })
     }
 
     /// Loads from `address`: all of it or nothing.
     pub(crate) fn read(&self, address: u64, out: &mut [u8]) -> Result<(), Unreachable> {
-        if let Some((skip, section)) = self.whole(address, out.len()) {
-            let mapping = section.mapping.as_ref().filter(|_| section.rights.readable);
-            return mapping.and_then(|mapping| mapping.read(skip, out).ok()).ok_or(Unreachable);
+        if let Some(place) = self.place(address).filter(|place| place.bytes >= out.len()) {
+            let mapping = Some(place.mapping).filter(|_| place.rights.readable);
+            return mapping.and_then(|mapping| mapping.read(place.at, out).ok()).ok_or(Unreachable);
         }
-        self.walk(address, out.len(), |_, _, section| section.rights.readable)?;
+        self.walk(address, out.len(), |place, _| place.rights.readable)?;
         let len = out.len();
         let mut rest = out;
-        self.walk(address, len, |at, bytes, section| {
+        self.walk(address, len, |place, bytes| {
             let (now, later) = std::mem::take(&mut rest).split_at_mut(bytes);
             rest = later;
-            section.mapping.as_ref().is_some_and(|mapping| mapping.read(at, now).is_ok())
+            place.mapping.read(place.at, now).is_ok()
         })
     }
 
-    /// The section that has all of a range, which is nearly always so, and where in it the range begins.
-    fn whole(&self, address: u64, bytes: usize) -> Option<(usize, &Section)> {
-        let (first, section) = self.sections.range(..=address).next_back()?;
-        let last = u64::try_from(bytes).ok()?.checked_sub(1)?.checked_add(address)?;
-        let skip = usize::try_from(address - first).ok()?;
-        (last <= section.last).then_some((skip, section))
-    }
-
-    /// Walks the mapped sections under a range; `visit` gets the offset in the section, the bytes in it, and
-    /// says whether to go on.
-    fn walk<'a>(
-        &'a self,
+    /// Walks what lies under a range; `visit` gets each place with the bytes there, and says whether to go on.
+    fn walk(
+        &self,
         address: u64,
         bytes: usize,
-        mut visit: impl FnMut(usize, usize, &'a Section) -> bool,
+        mut visit: impl FnMut(&Place<'_>, usize) -> bool,
     ) -> Result<(), Unreachable> {
-        let from = self.sections.range(..=address).next_back().map_or(address, |(&first, _)| first);
-        let mut sections = self.sections.range(from..);
         let mut address = address;
         let mut left = bytes;
         while left > 0 {
-            let (&first, section) = sections.next().ok_or(Unreachable)?;
-            let mapped = section.mapping.as_ref().ok_or(Unreachable)?.bytes();
-            let skip = address.checked_sub(first).and_then(|skip| usize::try_from(skip).ok());
-            let skip = skip.ok_or(Unreachable)?;
-            let here = mapped.saturating_sub(skip).min(left);
-            if here == 0 || !visit(skip, here, section) {
+            let place = self.place(address).ok_or(Unreachable)?;
+            let here = place.bytes.min(left);
+            if here == 0 || !visit(&place, here) {
                 return Err(Unreachable);
             }
-            left -= here;
-            let step = u64::try_from(here).map_err(|_| Unreachable)?;
+            left = left.saturating_sub(here);
             // Only the very last address has no successor, and then nothing may be left.
-            match address.checked_add(step) {
+            match u64::try_from(here).ok().and_then(|step| address.checked_add(step)) {
                 Some(next) => address = next,
                 None if left == 0 => {}
                 None => return Err(Unreachable),
@@ -191,6 +271,36 @@ impl GuestMemory {
         }
         Ok(())
     }
+
+    /// What the host sees at an address, and how far it goes.
+    fn place(&self, address: u64) -> Option<Place<'_>> {
+        let (first, section) = self.section(address)?;
+        let backing = section.backing.as_ref()?;
+        let rights = section.rights;
+        let before = self.views.range(..=address).next_back();
+        if let Some((&from, view)) = before.filter(|(_, view)| view.last >= address) {
+            let skip = view.offset.checked_add(address.saturating_sub(from))?;
+            let bytes = length(address, view.last.min(section.last));
+            return Some(Place { mapping: &view.mapping, at: usize::try_from(skip).ok()?, bytes, rights });
+        }
+        let after = self.views.range(address..).next().map(|(&from, _)| from.saturating_sub(1));
+        let bytes = length(address, after.map_or(section.last, |last| last.min(section.last)));
+        let at = usize::try_from(address.saturating_sub(first)).ok()?;
+        Some(Place { mapping: &backing.mapping, at, bytes, rights })
+    }
+}
+
+/// Where some bytes are in this process.
+struct Place<'a> {
+    mapping: &'a Mapping,
+    at: usize,
+    bytes: usize,
+    rights: Rights,
+}
+
+/// Bytes from `first` to `last`, both inclusive.
+fn length(first: u64, last: u64) -> usize {
+    usize::try_from(last.saturating_sub(first)).unwrap_or(usize::MAX).saturating_add(1)
 }
 
 impl Rights {
@@ -210,9 +320,34 @@ mod tests {
     const READ: Rights = Rights { readable: true, writable: false };
     const WRITE: Rights = Rights { readable: false, writable: true };
 
-    fn ram(bytes: u64, rights: Rights) -> Option<Mapping> {
+    fn ram(bytes: u64, rights: Rights) -> Option<Backing> {
         let file = SharedFile::create("ram", bytes).unwrap();
-        Some(Mapping::new(&file, 0, bytes, rights.access()).unwrap())
+        let mapping = Mapping::new(&file, 0, bytes, rights.access()).unwrap();
+        Some(Backing { mapping, file: Some(Arc::new(file)), offset: 0 })
+    }
+
+    #[test]
+    fn a_view_is_seen_instead_of_the_section_under_it() {
+        let mut memory = GuestMemory::default();
+        memory.add(0, 4 * PAGE, BOTH, ram(4 * PAGE, BOTH)).unwrap();
+        let window = SharedFile::create("window", PAGE).unwrap();
+        let window = Arc::new(Mapping::new(&window, 0, PAGE, Access::ReadWrite).unwrap());
+        memory.add_view(PAGE, PAGE, Arc::clone(&window), 0);
+        memory.write(PAGE - 2, &[1, 2, 3, 4]).unwrap();
+        memory.write(2 * PAGE - 1, &[5, 6]).unwrap();
+        let mut seen = [0; 2];
+        window.read(0, &mut seen).unwrap();
+        assert_eq!(seen, [3, 4]);
+        memory.remove_views(&window);
+        memory.read(PAGE - 2, &mut seen).unwrap();
+        assert_eq!(seen, [1, 2]);
+        memory.read(PAGE, &mut seen).unwrap();
+        assert_eq!(seen, [0, 0]);
+        memory.read(2 * PAGE - 1, &mut seen).unwrap();
+        assert_eq!(seen, [0, 6]);
+        let extents = memory.extents(PAGE, 2 * PAGE).unwrap();
+        assert_eq!((extents[0].at, extents[0].bytes, extents[0].offset), (0, 2 * PAGE, PAGE));
+        assert!(memory.extents(3 * PAGE, 2 * PAGE).is_err());
     }
 
     #[test]
@@ -284,7 +419,10 @@ mod tests {
     fn one_host_cannot_use_up_the_mappings_of_the_process() {
         let mut memory = GuestMemory::default();
         let file = SharedFile::create("ram", PAGE).unwrap();
-        let page = || Some(Mapping::new(&file, 0, PAGE, Access::ReadWrite).unwrap());
+        let page = || {
+            let mapping = Mapping::new(&file, 0, PAGE, Access::ReadWrite).unwrap();
+            Some(Backing { mapping, file: None, offset: 0 })
+        };
         for at in 0..MAX_MAPPINGS {
             memory.add(at as u64 * PAGE, PAGE, BOTH, page()).unwrap();
         }

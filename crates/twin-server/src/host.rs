@@ -4,6 +4,7 @@ use crate::guest_memory::GuestMemory;
 use crate::interrupts::Interrupts;
 use crate::quota::Quota;
 use ntb_spec::WINDOWS;
+use twin::Side;
 
 /// The host at one port.
 #[derive(Debug)]
@@ -18,6 +19,33 @@ pub(crate) struct Host {
     pub(crate) refused_messages: u64,
     /// Log lines that this host brings about.
     pub(crate) lines: Quota,
+}
+
+/// Both hosts.
+#[derive(Debug)]
+pub(crate) struct Hosts {
+    a: Host,
+    b: Host,
+}
+
+impl Hosts {
+    pub(crate) fn new() -> Self {
+        Self { a: Host::new(), b: Host::new() }
+    }
+
+    pub(crate) fn get(&self, side: Side) -> &Host {
+        match side {
+            Side::A => &self.a,
+            Side::B => &self.b,
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, side: Side) -> &mut Host {
+        match side {
+            Side::A => &mut self.a,
+            Side::B => &mut self.b,
+        }
+    }
 }
 
 /// What went through a window. Counters wrap.
@@ -53,7 +81,7 @@ impl WindowCounters {
 }
 
 impl Host {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self {
             memory: GuestMemory::default(),
             interrupts: Interrupts::new(),

@@ -37,8 +37,10 @@ mod quota;
 mod server;
 mod status;
 mod trace;
+mod windows;
 
 pub use endpoint::{BadEndpoint, Endpoint};
-pub use machine::{Machine, WindowMode};
+pub use machine::Machine;
 pub use server::{Options, RunError, Server};
 pub use trace::{Direction, Trace, TraceRecord, TraceSpace};
+pub use windows::{UnknownMode, WindowMode};

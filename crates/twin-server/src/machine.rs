@@ -1,10 +1,11 @@
 //! The device as a client sees it: regions, windows and memory around the pure model. No sockets.
 
-use crate::guest_memory::{self, Rights};
-use crate::host::Host;
+use crate::guest_memory::{self, Backing, Rights};
+use crate::host::Hosts;
 use crate::interrupts::Interrupts;
 use crate::quota::Quota;
 use crate::trace::{Direction, Trace, TraceSpace};
+use crate::windows::{Tag, Verdict, WindowMode, Windows};
 use control::{Event, StoreMode};
 use ntb_spec::{WINDOWS, bar0, config};
 use rustix::io::Errno;
@@ -15,26 +16,20 @@ use twin::{Effect, LinkState, Setup, Side, Time, Twin};
 use vfio_user::server::{Device, IrqChange, Region};
 use vfio_user::wire::{DmaMap, DmaUnmap, IrqIndex, IrqInfo, RegionIndex, irq_flags};
 
-/// How data crosses a memory window. The one place where a mode is decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum WindowMode {
-    /// Every access is a message, and the twin carries it out in the peer's memory.
-    #[default]
-    Trap,
-}
-
 /// Both ports with what belongs to their hosts.
 #[derive(Debug)]
 pub struct Machine {
     pub(crate) twin: Twin,
-    pub(crate) a: Host,
-    pub(crate) b: Host,
+    pub(crate) hosts: Hosts,
+    pub(crate) windows: Windows,
     pub(crate) stores: StoreMode,
     began: Instant,
     /// When the model wants to be called.
     pub(crate) timer: Option<Time>,
     /// Scratch space of every access, so that none allocates.
     effects: Vec<Effect>,
+    /// Something has changed that mapped windows depend on.
+    replan: bool,
     /// Changes that watchers have not been told of yet.
     pub(crate) events: Vec<Event>,
     pub(crate) link_since: Time,
@@ -54,15 +49,16 @@ enum Place {
 impl Machine {
     /// Two ports, nobody attached.
     #[must_use]
-    pub fn new(setup: Setup, trace: Option<Trace>) -> Self {
+    pub fn new(setup: Setup, modes: [WindowMode; 2], trace: Option<Trace>) -> Self {
         Self {
             twin: Twin::new(&setup),
-            a: Host::new(),
-            b: Host::new(),
+            hosts: Hosts::new(),
+            windows: Windows::new(modes),
             stores: StoreMode::Deliver,
             began: Instant::now(),
             timer: None,
             effects: Vec::new(),
+            replan: false,
             events: Vec::new(),
             link_since: Time::default(),
             setup,
@@ -77,20 +73,6 @@ impl Machine {
         Time(self.began.elapsed())
     }
 
-    pub(crate) fn host(&self, side: Side) -> &Host {
-        match side {
-            Side::A => &self.a,
-            Side::B => &self.b,
-        }
-    }
-
-    pub(crate) fn host_mut(&mut self, side: Side) -> &mut Host {
-        match side {
-            Side::A => &mut self.a,
-            Side::B => &mut self.b,
-        }
-    }
-
     /// The device of one port, for a session.
     pub fn port(&mut self, side: Side) -> PortDevice<'_> {
         PortDevice { machine: self, side }
@@ -99,29 +81,31 @@ impl Machine {
     /// A client connected.
     pub fn attach(&mut self, side: Side, pid: Option<u32>) {
         let now = self.now();
-        self.host_mut(side).pid = pid;
+        self.hosts.get_mut(side).pid = pid;
+        self.windows.attach(side);
         self.twin.attach(now, side, &mut self.effects);
         self.events.push(Event::Attached { at_ms: millis(now), port: crate::status::port_name(side) });
-        self.carry_out();
+        self.settle();
     }
 
     /// A client is gone: its memory, its eventfds and its link go with it.
     pub fn detach(&mut self, side: Side) {
         let now = self.now();
-        let host = self.host_mut(side);
+        let host = self.hosts.get_mut(side);
         host.pid = None;
         host.memory.clear();
         host.interrupts.clear();
+        self.windows.detach(side);
         self.twin.detach(now, side, &mut self.effects);
         self.events.push(Event::Detached { at_ms: millis(now), port: crate::status::port_name(side) });
-        self.carry_out();
+        self.settle();
     }
 
     /// Lets the model act on time that has passed. Call it when [`wait`](Self::wait) is over.
     pub fn advance(&mut self) {
         let now = self.now();
         self.twin.advance(now, &mut self.effects);
-        self.carry_out();
+        self.settle();
     }
 
     /// How long nothing needs to happen; `None`: until somebody does something.
@@ -130,7 +114,53 @@ impl Machine {
         self.timer.map(|Time(at)| at.saturating_sub(self.now().0))
     }
 
-    /// What the model wanted done.
+    /// Carries out what the model wants done, until it wants nothing more.
+    fn settle(&mut self) {
+        loop {
+            self.carry_out();
+            if !std::mem::take(&mut self.replan) {
+                return;
+            }
+            let verdict = self.windows.pump(&self.twin, &mut self.hosts);
+            self.punish(verdict);
+        }
+    }
+
+    /// A host whose mappings are out of control has no link until it attaches anew.
+    fn punish(&mut self, verdict: Verdict) {
+        let now = self.now();
+        for side in verdict.untrusted {
+            self.twin.bar(now, side, &mut self.effects);
+            self.replan = true;
+        }
+    }
+
+    /// Moves a window to another mode of its class.
+    pub(crate) fn set_mode(&mut self, tag: Tag, mode: WindowMode) -> Result<(), String> {
+        self.windows.set_mode(tag, mode)?;
+        self.replan = true;
+        self.settle();
+        Ok(())
+    }
+
+    /// An overlay has something to read, to write, or is late.
+    pub(crate) fn serve_overlay(&mut self, pid: u32) {
+        let verdict = self.windows.service(pid, &mut self.hosts);
+        self.replan = true;
+        self.punish(verdict);
+        self.settle();
+    }
+
+    /// Overlays that have not answered in time are given up.
+    pub(crate) fn expire_overlays(&mut self) {
+        let verdict = self.windows.expire(&mut self.hosts);
+        if !verdict.untrusted.is_empty() {
+            self.replan = true;
+        }
+        self.punish(verdict);
+        self.settle();
+    }
+
     fn carry_out(&mut self) {
         if self.effects.is_empty() {
             return;
@@ -139,7 +169,7 @@ impl Machine {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Interrupt { side, vector } => self.host_mut(side).interrupts.raise(vector),
+                Effect::Interrupt { side, vector } => self.hosts.get_mut(side).interrupts.raise(vector),
                 Effect::Timer(at) => self.timer = at,
                 Effect::Link(state) => {
                     self.link_since = now;
@@ -154,15 +184,15 @@ impl Machine {
                     self.events.push(Event::Link { at_ms: millis(now), state });
                 }
                 Effect::Reset { side } => self.after_reset(now, side),
-                // A trapped window asks the model at every access, so a new translation needs nothing here.
-                Effect::Translation { .. } => {}
+                // A messaged window asks the model at every access; a mapped one is memory that has to change.
+                Effect::Translation { .. } => self.replan = true,
             }
         }
         self.effects = effects;
     }
 
     fn after_reset(&mut self, now: Time, side: Side) {
-        self.host_mut(side).interrupts.reset();
+        self.hosts.get_mut(side).interrupts.reset();
         let port = crate::status::port_name(side);
         self.log(side, |left_out| tracing::info!(%port, left_out, "reset"));
         self.events.push(Event::Reset { at_ms: millis(now), port });
@@ -203,47 +233,59 @@ impl Machine {
                 let now = self.now();
                 let hit = self.twin.bar0_write(now, side, offset, data, &mut self.effects);
                 self.record(side, TraceSpace::Bar0, Direction::Write, offset, data, hit);
-                self.carry_out();
+                self.settle();
             }
             Place::Config => {
                 let offset = u32::try_from(offset).unwrap_or(u32::MAX);
                 let now = self.now();
                 let msix_before = self.twin.msix_enabled(side);
+                let memory_before = self.twin.memory_enabled(side);
                 self.twin.config_write(now, side, offset, data, &mut self.effects);
                 self.record(side, TraceSpace::Config, Direction::Write, offset, data, true);
-                self.carry_out();
+                self.replan |= memory_before != self.twin.memory_enabled(side);
+                self.settle();
                 if msix_before && !self.twin.msix_enabled(side) {
-                    self.host_mut(side).interrupts.reset();
+                    self.hosts.get_mut(side).interrupts.reset();
                 }
             }
         }
     }
 
     fn store_window(&mut self, side: Side, window: usize, offset: u64, data: &[u8]) {
+        if let Some(memory) = self.windows.shared_memory((side, window)) {
+            let landed = usize::try_from(offset).is_ok_and(|at| memory.write(at, data).is_ok());
+            if let Some(counters) = self.hosts.get_mut(side).windows.get_mut(window) {
+                counters.count_store(landed, false, length(data));
+            }
+            return;
+        }
         let discard = self.stores == StoreMode::Discard;
         let landed = self.twin.route(side, window, offset, length(data)).is_ok_and(|range| {
             // The ceiling checks the route and the memory map like delivery does, and differs by the store alone.
-            let memory = &self.host(range.side).memory;
+            let memory = &self.hosts.get(range.side).memory;
             if discard {
                 memory.check(range.address, data.len()).is_ok()
             } else {
                 memory.write(range.address, data).is_ok()
             }
         });
-        if let Some(counters) = self.host_mut(side).windows.get_mut(window) {
+        if let Some(counters) = self.hosts.get_mut(side).windows.get_mut(window) {
             counters.count_store(landed, discard, length(data));
         }
     }
 
     fn load_window(&mut self, side: Side, window: usize, offset: u64, out: &mut [u8]) {
-        let landed = self
-            .twin
-            .route(side, window, offset, length(out))
-            .is_ok_and(|range| self.host(range.side).memory.read(range.address, out).is_ok());
+        let landed = match self.windows.shared_memory((side, window)) {
+            Some(memory) => usize::try_from(offset).is_ok_and(|at| memory.read(at, out).is_ok()),
+            None => self
+                .twin
+                .route(side, window, offset, length(out))
+                .is_ok_and(|range| self.hosts.get(range.side).memory.read(range.address, out).is_ok()),
+        };
         if !landed {
             out.fill(0xFF);
         }
-        if let Some(counters) = self.host_mut(side).windows.get_mut(window) {
+        if let Some(counters) = self.hosts.get_mut(side).windows.get_mut(window) {
             counters.count_load(landed);
         }
     }
@@ -265,19 +307,24 @@ impl Machine {
         }
     }
 
+    /// The memory behind an announcement, if it cannot be cut under us.
+    fn back(&mut self, side: Side, map: &DmaMap, rights: Rights, fd: OwnedFd) -> Result<Backing, String> {
+        let end = map.fd_offset.checked_add(map.size).ok_or("the range leaves the file")?;
+        let file = SharedFile::accept(fd, end).map_err(|unfit| unfit.to_string())?;
+        let mapping = Mapping::new(&file, map.fd_offset, map.size, rights.access());
+        let mapping = mapping.map_err(|error| error.to_string())?;
+        let file = self.hosts.get_mut(side).memory.keep(file);
+        Ok(Backing { mapping, file, offset: map.fd_offset })
+    }
+
     fn map(&mut self, side: Side, map: DmaMap, fd: Option<OwnedFd>) -> Result<(), Errno> {
         let rights = Rights { readable: map.readable, writable: map.writeable };
-        let end = map.fd_offset.checked_add(map.size).ok_or(Errno::INVAL)?;
         let fd = fd.filter(|_| rights.readable || rights.writable);
-        if !self.host(side).memory.has_room(fd.is_some()) {
+        if !self.hosts.get(side).memory.has_room(fd.is_some()) {
             return Err(Errno::NOSPC);
         }
-        let mapped = fd.map(|fd| {
-            let file = SharedFile::accept(fd, end).map_err(|unfit| unfit.to_string())?;
-            Mapping::new(&file, map.fd_offset, map.size, rights.access()).map_err(|error| error.to_string())
-        });
-        let mapping = match mapped.transpose() {
-            Ok(mapping) => mapping,
+        let backing = match fd.map(|fd| self.back(side, &map, rights, fd)).transpose() {
+            Ok(backing) => backing,
             Err(why) => {
                 let port = crate::status::port_name(side);
                 self.log(side, |left_out| {
@@ -286,8 +333,11 @@ impl Machine {
                 None
             }
         };
-        let memory = &mut self.host_mut(side).memory;
-        memory.add(map.iova.0, map.size, rights, mapping).map_err(|error| match error {
+        let memory = &mut self.hosts.get_mut(side).memory;
+        let added = memory.add(map.iova.0, map.size, rights, backing);
+        self.replan = true;
+        self.settle();
+        added.map_err(|error| match error {
             guest_memory::AddError::Range => Errno::INVAL,
             guest_memory::AddError::Overlap => Errno::EXIST,
             guest_memory::AddError::TooMany => Errno::NOSPC,
@@ -297,7 +347,7 @@ impl Machine {
     /// Logs what a host has brought about, unless it does so too often; `line` gets the number of lines left out before.
     pub(crate) fn log(&mut self, side: Side, line: impl FnOnce(u64)) {
         let now = self.now();
-        if let Some(left_out) = self.host_mut(side).lines.take(now) {
+        if let Some(left_out) = self.hosts.get_mut(side).lines.take(now) {
             line(left_out);
         }
     }
@@ -327,6 +377,18 @@ impl Device for PortDevice<'_> {
             None => return Region::ABSENT,
         };
         Region::read_write(size)
+    }
+
+    fn mapping(&mut self, index: RegionIndex) -> Option<vfio_user::server::Mapping<'_>> {
+        let Some(Place::Window(window)) = Machine::place(index) else { return None };
+        let Machine { twin, windows, hosts, .. } = &mut *self.machine;
+        let bytes = twin.window_bytes(self.side, window);
+        let fd = windows.mapping((self.side, window), bytes, hosts)?;
+        Some(vfio_user::server::Mapping { fd, fd_offset: 0, areas: &[] })
+    }
+
+    fn hold(&self) -> bool {
+        self.machine.windows.is_busy()
     }
 
     fn irq_info(&self, index: IrqIndex) -> IrqInfo {
@@ -361,7 +423,7 @@ impl Device for PortDevice<'_> {
     }
 
     fn dma_unmap(&mut self, unmap: DmaUnmap) -> Result<(), Errno> {
-        let memory = &mut self.machine.host_mut(self.side).memory;
+        let memory = &mut self.machine.hosts.get_mut(self.side).memory;
         match unmap {
             DmaUnmap::All => memory.clear(),
             DmaUnmap::Range { iova, size } => match memory.remove(iova.0, size) {
@@ -370,11 +432,14 @@ impl Device for PortDevice<'_> {
                 None => return Err(Errno::INVAL),
             },
         }
+        // A neighbour's window on this memory closes, and the reply waits for it.
+        self.machine.replan = true;
+        self.machine.settle();
         Ok(())
     }
 
     fn set_irqs(&mut self, index: IrqIndex, change: IrqChange<'_>) -> Result<(), Errno> {
-        let interrupts = &mut self.machine.host_mut(self.side).interrupts;
+        let interrupts = &mut self.machine.hosts.get_mut(self.side).interrupts;
         match (index, change) {
             (IrqIndex::MSIX, IrqChange::Assign { start, fds }) => {
                 interrupts.assign(start, fds)?;
@@ -400,7 +465,7 @@ impl Device for PortDevice<'_> {
         let now = machine.now();
         machine.twin.reset(now, self.side, &mut machine.effects);
         machine.after_reset(now, self.side);
-        machine.carry_out();
+        machine.settle();
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use crate::endpoint::Endpoint;
 use crate::machine::Machine;
 use crate::status::{self, SessionStatus, port_name};
 use crate::trace::Trace;
+use crate::windows::WindowMode;
 use control::{Reply, Request, encode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -12,10 +13,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use twin::{Setup, Side, Time};
 use vfio_user::listen::{ListenError, Listener};
-use vfio_user::server::{Counters, Next, ServerSession, TurnedAway};
+use vfio_user::server::{Next, ServerSession, TurnedAway};
 
 /// What one port may have done before the other gets its turn, in messages: some 100 µs of work.
 const BUDGET: usize = 256;
@@ -36,6 +37,8 @@ pub struct Options {
     pub control: Option<Endpoint>,
     /// Windows and training time.
     pub setup: Setup,
+    /// How data crosses each port's windows: port a's, port b's.
+    pub modes: [WindowMode; 2],
     /// Where register accesses are written, if anywhere.
     pub trace: Option<PathBuf>,
 }
@@ -84,7 +87,8 @@ struct Dock {
     session: Option<ServerSession>,
     /// The session's budget ran out: it has work that poll cannot see.
     again: bool,
-    burst: Burst,
+    /// A reply waits for an overlay: the session is left alone until the machine is settled.
+    held: bool,
     /// Others who came meanwhile, to be told that the port is taken.
     turned_away: Vec<Visitor>,
 }
@@ -106,6 +110,7 @@ enum Source {
     Listener(Side),
     Control,
     Connection(usize),
+    Overlay(u32),
 }
 
 impl Server {
@@ -125,7 +130,7 @@ impl Server {
             a: Dock::new(Side::A, a)?,
             b: Dock::new(Side::B, b)?,
             control: options.control.as_ref().map(listen).transpose()?,
-            machine: Machine::new(options.setup, trace),
+            machine: Machine::new(options.setup, options.modes, trace),
             connections: Vec::new(),
             accept_pause: false,
         })
@@ -147,6 +152,7 @@ impl Server {
             if self.machine.wait() == Some(Duration::ZERO) {
                 self.machine.advance();
             }
+            self.machine.expire_overlays();
             for &source in &ready {
                 match source {
                     Source::Stop => {}
@@ -155,6 +161,14 @@ impl Server {
                     Source::Listener(side) => self.dock(side),
                     Source::Control => self.admit(),
                     Source::Connection(at) => self.answer(at),
+                    Source::Overlay(pid) => self.machine.serve_overlay(pid),
+                }
+            }
+            if !self.machine.windows.is_busy() {
+                for side in Side::BOTH {
+                    if std::mem::take(&mut self.dock_mut(side).0.held) {
+                        self.serve(side);
+                    }
                 }
             }
             self.tell_watchers();
@@ -166,11 +180,10 @@ impl Server {
     /// one that is waiting. Returns whether to stop.
     fn wait(&mut self, stop: BorrowedFd<'_>, ready: &mut Vec<Source>) -> Result<bool, RunError> {
         ready.clear();
-        let now = self.machine.now();
         let mut sources = vec![Source::Stop];
         let mut fds = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
         for dock in [&self.a, &self.b] {
-            if let Some(session) = dock.session.as_ref().filter(|_| !dock.burst.is_resting(now)) {
+            if let Some(session) = dock.session.as_ref().filter(|_| !dock.held) {
                 let mut interest = PollFlags::empty();
                 interest.set(PollFlags::IN, session.wants_read());
                 interest.set(PollFlags::OUT, session.wants_write());
@@ -180,9 +193,6 @@ impl Server {
         }
         let mut latest = None;
         for dock in [&self.a, &self.b] {
-            if let Some(until) = dock.burst.rest_until.filter(|until| now < *until) {
-                latest = Some(latest.map_or(until, |other: Time| other.min(until)));
-            }
             for (at, visitor) in dock.turned_away.iter().enumerate() {
                 sources.push(Source::Visitor(dock.side, at));
                 fds.push(PollFd::from_borrowed_fd(visitor.client.as_fd(), PollFlags::IN));
@@ -196,6 +206,12 @@ impl Server {
             sources.push(Source::Connection(at));
             fds.push(PollFd::from_borrowed_fd(connection.as_fd(), interest));
         }
+        for (pid, fd, wants_write) in self.machine.windows.overlays() {
+            let mut interest = PollFlags::IN;
+            interest.set(PollFlags::OUT, wants_write);
+            sources.push(Source::Overlay(pid));
+            fds.push(PollFd::from_borrowed_fd(fd, interest));
+        }
         if !self.accept_pause {
             for dock in [&self.a, &self.b] {
                 sources.push(Source::Listener(dock.side));
@@ -207,11 +223,10 @@ impl Server {
             }
         }
         let busy = self.a.again || self.b.again || self.connections.iter().any(Connection::again);
-        let mut timeout = if busy { Some(Duration::ZERO) } else { self.machine.wait() };
-        if let Some(Time(latest)) = latest {
-            let left = latest.saturating_sub(self.machine.now().0);
-            timeout = Some(timeout.map_or(left, |time| time.min(left)));
-        }
+        let late = self.machine.windows.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let visitors = latest.map(|Time(latest)| latest.saturating_sub(self.machine.now().0));
+        let waits = [self.machine.wait(), late, visitors].into_iter().flatten();
+        let mut timeout = if busy { Some(Duration::ZERO) } else { waits.min() };
         if self.accept_pause {
             timeout = Some(timeout.map_or(ACCEPT_PAUSE, |time| time.min(ACCEPT_PAUSE)));
             self.accept_pause = false;
@@ -251,11 +266,10 @@ impl Server {
     fn serve(&mut self, side: Side) {
         let (dock, machine) = self.dock_mut(side);
         let Some(session) = &mut dock.session else { return };
-        let before = *session.counters();
         let over = match session.service(&mut machine.port(side), BUDGET) {
             Ok(progress) => {
                 dock.again = progress.next == Next::Again;
-                dock.burst.saw(&before, session.counters(), machine.now(), dock.again);
+                dock.held = progress.next == Next::Held;
                 progress.next == Next::Closed
             }
             Err(error) => {
@@ -269,7 +283,8 @@ impl Server {
             let counters = *session.counters();
             dock.session = None;
             dock.again = false;
-            let host = machine.host_mut(side);
+            dock.held = false;
+            let host = machine.hosts.get_mut(side);
             host.messages = host.messages.wrapping_add(counters.messages);
             host.refused_messages = host.refused_messages.wrapping_add(counters.refused.total());
             machine.detach(side);
@@ -355,17 +370,24 @@ impl Server {
         let answer = |request: &Request| match request {
             Request::Status => Reply::Status(Box::new(status::status(machine, sessions.clone()))),
             Request::Registers => Reply::Registers(status::registers(machine)),
+            Request::SetWindow { port, window, mode } => set_window(machine, *port, *window, *mode),
             Request::SetStores { stores } => {
                 machine.stores = *stores;
                 Reply::Done
             }
-            // The connection keeps this one itself.
-            Request::Watch => Reply::Done,
-            Request::Overlay => Reply::Error {
-                error: "the windows of this twin are messages; there is nothing to overlay".into(),
-            },
+            // The connection keeps these itself.
+            Request::Watch | Request::Overlay => Reply::Done,
         };
         if connection.service(answer).is_err() {
+            connection.close();
+        } else if connection.is_overlay() {
+            let admitted = connection.stream().and_then(|stream| {
+                let pid = peer_pid(&stream).ok_or_else(|| io::Error::other("nobody knows its process"))?;
+                machine.windows.admit(pid, stream)
+            });
+            if let Err(error) = admitted {
+                tracing::warn!(%error, "an overlay is turned away");
+            }
             connection.close();
         }
     }
@@ -387,47 +409,6 @@ impl Server {
     }
 }
 
-/// How the twin reads a host that stores as fast as it can.
-///
-/// A reader that waits in poll is woken by every single message, which costs the sender more than the message; on a
-/// machine whose cores are all busy it is what a trapped window spends its time on. So once posted stores come
-/// thickly, the twin leaves the socket alone for a moment and then takes all that has come. If that fills the socket,
-/// QEMU queues, and sends a queue of more than 1024 stores as messages of 200 (hw/vfio-user/proxy.c,
-/// `VFIO_USER_OUT_HIGH`). A host that waits for a reply ends the burst.
-#[derive(Debug, Default)]
-struct Burst {
-    began: Time,
-    stores: u64,
-    rest_until: Option<Time>,
-}
-
-impl Burst {
-    /// So many posted stores ..
-    const STORES: u64 = 64;
-    /// .. in so much time are a burst.
-    const WITHIN: Duration = Duration::from_millis(1);
-    /// How long the socket is left alone.
-    const REST: Duration = Duration::from_micros(1000); //X
-
-    fn saw(&mut self, before: &Counters, after: &Counters, now: Time, more: bool) {
-        let answered = after.bytes_out != before.bytes_out;
-        if answered || now.0.saturating_sub(self.began.0) > Self::WITHIN {
-            *self = Self { began: now, stores: 0, rest_until: None };
-        }
-        if !answered {
-            self.stores = self.stores.saturating_add(after.posted_writes.wrapping_sub(before.posted_writes));
-        }
-        self.rest_until = (self.stores >= Self::STORES && !more).then(|| now.after(Self::REST));
-        if self.rest_until.is_some() {
-            self.began = now;
-        }
-    }
-
-    fn is_resting(&self, now: Time) -> bool {
-        self.rest_until.is_some_and(|until| now < until)
-    }
-}
-
 impl Dock {
     fn new(side: Side, endpoint: &Endpoint) -> Result<Self, RunError> {
         Ok(Self {
@@ -436,7 +417,7 @@ impl Dock {
             listener: listen(endpoint)?,
             session: None,
             again: false,
-            burst: Burst::default(),
+            held: false,
             turned_away: Vec::new(),
         })
     }
@@ -448,6 +429,23 @@ impl Dock {
             messages: counters.messages,
             refused: counters.refused.total(),
         }
+    }
+}
+
+/// Moves a window to another mode of its class.
+fn set_window(
+    machine: &mut Machine,
+    port: control::PortName,
+    window: u8,
+    mode: control::WindowMode,
+) -> Reply {
+    let side = match port {
+        control::PortName::A => Side::A,
+        control::PortName::B => Side::B,
+    };
+    match machine.set_mode((side, usize::from(window)), mode.into()) {
+        Ok(()) => Reply::Done,
+        Err(error) => Reply::Error { error },
     }
 }
 

@@ -3,8 +3,7 @@
 use crate::machine::{Machine, millis};
 use crate::trace::element;
 use control::{
-    LinkState, LinkStatus, PortName, PortStatus, RegisterValue, Registers, Role, Status, WindowClass,
-    WindowMode, WindowStatus,
+    LinkState, LinkStatus, PortName, PortStatus, RegisterValue, Registers, Role, Status, WindowStatus,
 };
 use ntb_spec::meaning::{Bar0Meaning, ConfigMeaning};
 use ntb_spec::table::Part;
@@ -59,7 +58,7 @@ pub(crate) fn status(machine: &Machine, sessions: [SessionStatus; 2]) -> Status 
 }
 
 fn port(machine: &Machine, side: Side, session: SessionStatus) -> PortStatus {
-    let (twin, host) = (&machine.twin, machine.host(side));
+    let (twin, host) = (&machine.twin, machine.hosts.get(side));
     let counters = twin.counters(side);
     let (mapped_bytes, unreachable_bytes) = host.memory.bytes();
     PortStatus {
@@ -90,11 +89,12 @@ fn port(machine: &Machine, side: Side, session: SessionStatus) -> PortStatus {
 
 fn window(machine: &Machine, side: Side, index: usize) -> WindowStatus {
     let (translation, open_bytes) = machine.twin.outbound(side, index);
-    let counters = machine.host(side).windows.get(index).copied().unwrap_or_default();
+    let (mode, class) = machine.windows.mode((side, index));
+    let counters = machine.hosts.get(side).windows.get(index).copied().unwrap_or_default();
     WindowStatus {
         window: u8::try_from(index).unwrap_or(u8::MAX),
-        mode: WindowMode::Trap,
-        class: WindowClass::Messaged,
+        mode: mode.into(),
+        class,
         bytes: machine.twin.window_bytes(side, index),
         open_bytes,
         translation: (open_bytes > 0).then_some(translation),

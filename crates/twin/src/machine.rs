@@ -65,7 +65,14 @@ impl Twin {
     pub fn attach(&mut self, now: Time, side: Side, effects: &mut Vec<Effect>) {
         let port = self.port_mut(side);
         port.attached = true;
+        port.barred = false;
         port.counters.attaches = port.counters.attaches.saturating_add(1);
+        self.update_link(now, side.peer(), effects);
+    }
+
+    /// A host has lost its claim to the link, until it attaches anew: its memory mappings are out of control.
+    pub fn bar(&mut self, now: Time, side: Side, effects: &mut Vec<Effect>) {
+        self.port_mut(side).barred = true;
         self.update_link(now, side.peer(), effects);
     }
 
@@ -208,12 +215,13 @@ impl Twin {
                 port.bar0.store(offset, data);
                 port.unmask(before, effects);
             }
-            (_, reg) => {
-                self.port_mut(side).bar0.store(offset, data);
-                if opens_window(reg) {
-                    effects.push(Effect::Translation { side });
-                }
+            (_, Reg::EmBar1Xlmt | Reg::EmBar2Xlmt) => {
+                let port = self.port_mut(side);
+                port.bar0.store(offset, data);
+                port.latch_inbound(usize::from(hit.row.reg == Reg::EmBar2Xlmt));
+                effects.push(Effect::Translation { side });
             }
+            _ => self.port_mut(side).bar0.store(offset, data),
         }
         true
     }
@@ -343,11 +351,4 @@ impl Twin {
     pub fn registers(&self, side: Side) -> impl Iterator<Item = Register> {
         self.port(side).registers()
     }
-}
-
-fn opens_window(reg: Reg) -> bool {
-    matches!(
-        reg,
-        Reg::ImBar1Xbase | Reg::ImBar2Xbase | Reg::EmBar1Xlmt | Reg::EmBar2Xlmt | Reg::EmBar1 | Reg::EmBar2
-    )
 }

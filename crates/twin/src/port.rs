@@ -57,9 +57,13 @@ pub struct Register {
 pub(crate) struct Port {
     side: Side,
     pub(crate) attached: bool,
+    /// Kept from the link until its host attaches anew.
+    pub(crate) barred: bool,
     pub(crate) config: RegisterFile,
     pub(crate) bar0: RegisterFile,
     windows: [WindowSize; ntb_spec::WINDOWS],
+    /// Translation and length of each window as last latched.
+    inbound: [(u64, u64); ntb_spec::WINDOWS],
     pub(crate) counters: Counters,
 }
 
@@ -122,18 +126,21 @@ impl Port {
         Self {
             side,
             attached: false,
+            barred: false,
             config: config_file,
             bar0: bar0_file,
             windows: setup.windows,
+            inbound: [(0, 0); ntb_spec::WINDOWS],
             counters: Counters::default(),
         }
     }
 
     /// What a bus reset or a function-level reset leaves: registers as after power-on, the host still there.
     pub(crate) fn reset(&mut self) {
-        let Self { side: _, attached: _, config, bar0, windows: _, counters } = self;
+        let Self { side: _, attached: _, barred: _, config, bar0, windows: _, inbound, counters } = self;
         config.reset();
         bar0.reset();
+        *inbound = [(0, 0); ntb_spec::WINDOWS];
         counters.resets = counters.resets.saturating_add(1);
     }
 
@@ -164,27 +171,35 @@ impl Port {
         !Control::from_bits(bits).link_disable()
     }
 
-    /// A host is there and its driver wants the link.
+    /// A host is there, may have the link, and its driver wants it.
     pub(crate) fn ready(&self) -> bool {
-        self.attached && self.enabled()
+        self.attached && !self.barred && self.enabled()
     }
 
     pub(crate) fn window_bytes(&self, window: usize) -> u64 {
         self.windows.get(window).map_or(0, |size| size.bytes())
     }
 
-    /// What this port's registers open to the peer: translation and length in bytes. Derived, never stored. The range
-    /// does not wrap.
-    ///
-    /// The length is EMBARnXLMT less EMBARn, the last register that every driver writes; a translation of 0 is as
-    /// good as any other (NTRDMA and DPDK use it), so it does not close a window.
+    /// What this port opens to the peer: translation and length in bytes.
     pub(crate) fn inbound(&self, window: usize) -> (u64, u64) {
-        let Some(at) = at::WINDOWS.get(window) else { return (0, 0) };
+        self.inbound.get(window).copied().unwrap_or_default()
+    }
+
+    /// Makes what a window's registers say true.
+    ///
+    /// Called when EMBARnXLMT is written, the last register of every driver that opens or closes a window. The registers before
+    /// it change nothing: Linux closes a window by a translation of 0 first, and the peer would reach the
+    /// bottom of memory until the limit follows. The length is EMBARnXLMT less EMBARn; a translation of 0 is as
+    /// good as any other (NTRDMA and DPDK use it), so it does not close a window; a window ends where addresses do.
+    pub(crate) fn latch_inbound(&mut self, window: usize) {
+        let (Some(at), bytes) = (at::WINDOWS.get(window), self.window_bytes(window)) else { return };
         let base = self.bar0.get(at.external_base, 8) & !0xF;
         let open = self.bar0.get(at.external_limit, 8).saturating_sub(base);
         let translation = self.bar0.get(at.translation, 8);
         let before_the_end_of_memory = !translation;
-        (translation, open.min(self.window_bytes(window)).min(before_the_end_of_memory))
+        if let Some(inbound) = self.inbound.get_mut(window) {
+            *inbound = (translation, open.min(bytes).min(before_the_end_of_memory));
+        }
     }
 
     /// An access of the peer missed this port's windows.

@@ -77,7 +77,7 @@ impl Device for Dummy {
         }
     }
 
-    fn mapping(&self, index: RegionIndex) -> Option<Mapping<'_>> {
+    fn mapping(&mut self, index: RegionIndex) -> Option<Mapping<'_>> {
         let areas: &[SparseArea] = match index {
             RegionIndex::BAR2 => &AREAS,
             RegionIndex::BAR4 => &[],
@@ -206,7 +206,7 @@ impl Line {
             self.fetch();
             match progress?.next {
                 Next::Readable | Next::Closed => return Ok(()),
-                Next::Again | Next::Writable => {}
+                Next::Again | Next::Held | Next::Writable => {}
             }
         }
     }

@@ -18,6 +18,8 @@ pub(crate) struct Port {
     /// Offset of a register to its value.
     pub(crate) bar0: BTreeMap<u32, u64>,
     pub(crate) counters: Counters,
+    /// The windows as they were when their external limit was written last.
+    opened: [(u64, u64); 2],
 }
 
 /// Two ports and a link.
@@ -121,6 +123,7 @@ impl Port {
             config: config_at_power_on(side),
             bar0: bar0_at_power_on(),
             counters: Counters::default(),
+            opened: [(0, 0); 2],
         }
     }
 
@@ -157,7 +160,7 @@ impl Port {
         }
     }
 
-    /// What is open for the peer: address and bytes.
+    /// What the registers say of a window: address and bytes. It counts when the external limit is written.
     fn open(&self, window: usize) -> (u64, u64) {
         let (xbase, limit, base) = match window {
             0 => (0x10, 0x4018, 0x4518),
@@ -235,6 +238,7 @@ impl Model {
         let port = self.port(side);
         port.config = config_at_power_on(side);
         port.bar0 = bar0_at_power_on();
+        port.opened = [(0, 0); 2];
         port.counters.resets += 1;
         effects.push(Effect::Translation { side });
         self.link_event(now, side.peer(), effects);
@@ -355,7 +359,12 @@ impl Model {
                     }
                 }
             }
-            0x10 | 0x20 | 0x4018 | 0x4028 | 0x4518 | 0x4520 => effects.push(Effect::Translation { side }),
+            0x4018 | 0x4028 => {
+                let window = usize::from(at == 0x4028);
+                let port = self.port(side);
+                port.opened[window] = port.open(window);
+                effects.push(Effect::Translation { side });
+            }
             0x100..=0x17F if value & 1 == 0 => {}
             0x100..=0x17F if up => {
                 self.port(side).counters.doorbells += 1;
@@ -385,7 +394,7 @@ impl Model {
             return Err(Refused::LinkDown);
         }
         let peer = self.port(side.peer());
-        let (address, open) = peer.open(window);
+        let (address, open) = peer.opened.get(window).copied().unwrap_or_default();
         if u128::from(offset) + u128::from(bytes) > u128::from(open) {
             let missed = peer.bar0.get_mut(&0x70).unwrap();
             *missed = (*missed + 1) % 0x1_0000;
@@ -400,6 +409,6 @@ impl Model {
     pub(crate) fn outbound(&mut self, side: Side, window: usize) -> (u64, u64) {
         let up = self.link == LinkState::Up;
         let peer = self.port(side.peer());
-        if up && peer.master() { peer.open(window) } else { (0, 0) }
+        if up && peer.master() { peer.opened.get(window).copied().unwrap_or_default() } else { (0, 0) }
     }
 }

@@ -21,7 +21,7 @@ fn served() -> (Client, JoinHandle<Vec<String>>) {
         loop {
             match line.step(100).unwrap().next {
                 Next::Closed => return line.device.log,
-                Next::Again => {}
+                Next::Again | Next::Held => {}
                 Next::Readable | Next::Writable => {
                     let mut flags = PollFlags::IN;
                     flags.set(PollFlags::OUT, line.session.wants_write());

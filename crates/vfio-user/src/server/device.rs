@@ -26,9 +26,15 @@ pub trait Device {
     /// The file with which a client may map (parts of) the region. `None`: every access is a message.
     ///
     /// One region of a device that can be mapped makes QEMU wait for the reply to every write to all of them.
-    fn mapping(&self, index: RegionIndex) -> Option<Mapping<'_>> {
+    fn mapping(&mut self, index: RegionIndex) -> Option<Mapping<'_>> {
         let _ = index;
         None
+    }
+
+    /// Asked after each message: whether its reply has to wait. The session then does nothing until
+    /// [`service`](super::ServerSession::service) is called again; the caller sees to it that this is well within 5 s.
+    fn hold(&self) -> bool {
+        false
     }
 
     /// Flags and number of vectors of an interrupt type below `device_info().irqs`.

@@ -301,7 +301,7 @@ fn write<D: Device + ?Sized>(
 }
 
 fn region_info<D: Device + ?Sized>(
-    device: &D,
+    device: &mut D,
     agreed: Agreed,
     header: &Header,
     index: RegionIndex,

@@ -66,6 +66,8 @@ pub enum Next {
     Readable,
     /// Soon, without polling: the budget ran out and messages may be buffered here, where poll cannot see them.
     Again,
+    /// When the device no longer [holds](Device::hold) the session: the last reply has not been sent.
+    Held,
     /// When the socket is writable: the client does not fetch its replies, and gets no further ones until it does.
     Writable,
     /// Never: the client is gone. Drop the session; keep the device.
@@ -150,6 +152,9 @@ impl ServerSession {
                     handled = handled.saturating_add(1);
                 } else {
                     input.put_back();
+                }
+                if device.hold() {
+                    return done(handled, Next::Held);
                 }
             }
             if output.is_pending() {

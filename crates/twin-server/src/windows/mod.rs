@@ -1,0 +1,633 @@
+//! How data crosses the memory windows: the one place that knows modes.
+//!
+//! A *messaged* window needs nothing here: every access asks the model. A *mapped* window is memory under a BAR, which an overlay in
+//! the host's process changes at the twin's order. What should lie there follows from the model at any moment
+//! ([`Windows::wanted`]); what does lie there is remembered; [`plan`] gives the step from one to the other; the
+//! overlay carries it out and answers. While a step is under way the host that caused it gets no reply, so that a
+//! driver that has opened or closed a window finds it so.
+
+mod mode;
+mod overlay_peer;
+mod plan;
+
+pub use mode::{UnknownMode, WindowMode};
+
+use crate::guest_memory::Extent;
+use crate::host::Hosts;
+use control::{FileRange, MAX_OVERLAY_FILES, MAX_OVERLAY_PIECES, Piece, WindowClass};
+use overlay_peer::{Order, OverlayPeer};
+use plan::{FilePiece, Step, Under, View, next_step};
+use rustix::fs::fstat;
+use shm::{Access, Mapping, SharedFile};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Instant;
+use twin::{Side, Twin};
+
+const PAGE: u64 = 4096;
+/// Overlays whose host has not attached yet, or never will.
+const MAX_OVERLAYS: usize = 16;
+
+/// Which window: the port that stores, and its number.
+pub(crate) type Tag = (Side, usize);
+
+/// All windows of a twin, and the overlays that serve them.
+#[derive(Debug)]
+pub(crate) struct Windows {
+    a: [Slot; ntb_spec::WINDOWS],
+    b: [Slot; ntb_spec::WINDOWS],
+    /// The memory of windows in *shared* mode, which both ports' BARs are.
+    shared: [Option<Memory>; ntb_spec::WINDOWS],
+    overlays: Vec<(u32, OverlayPeer<Tag>)>,
+}
+
+/// One window of one port.
+#[derive(Debug)]
+struct Slot {
+    mode: WindowMode,
+    /// Fixed when the host asks for the region, until it is gone.
+    attached: Option<WindowClass>,
+    /// What the host maps when it attaches.
+    given: Option<Arc<SharedFile>>,
+    /// The window's own memory in *alias* mode.
+    own: Option<Memory>,
+    actual: View,
+    /// Bus address of what is replaced.
+    replaced_at: u64,
+    busy: Option<Busy>,
+    /// Why the window stays closed, told once.
+    problem: Option<&'static str>,
+}
+
+/// A step under way.
+#[derive(Debug)]
+struct Busy {
+    step: Step,
+    orders_left: usize,
+    failed: Option<String>,
+}
+
+/// A file of ours, and where it is mapped here.
+#[derive(Debug, Clone)]
+struct Memory {
+    file: Arc<SharedFile>,
+    mapping: Arc<Mapping>,
+}
+
+impl Memory {
+    fn new(name: &str, bytes: u64) -> Result<Self, String> {
+        let file = SharedFile::create(name, bytes).map_err(|error| error.to_string())?;
+        let mapping = Mapping::new(&file, 0, bytes, Access::ReadWrite).map_err(|error| error.to_string())?;
+        Ok(Self { file: Arc::new(file), mapping: Arc::new(mapping) })
+    }
+}
+
+/// What became of the work, for the machine to act on.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    /// Hosts whose memory mappings the twin cannot vouch for any more: no link until they attach anew.
+    pub(crate) untrusted: Vec<Side>,
+}
+
+impl Windows {
+    pub(crate) fn new(modes: [WindowMode; 2]) -> Self {
+        let slots = |mode| [Slot::new(mode), Slot::new(mode)];
+        let [a, b] = modes;
+        Self { a: slots(a), b: slots(b), shared: [None, None], overlays: Vec::new() }
+    }
+
+    fn slot(&self, (side, window): Tag) -> Option<&Slot> {
+        match side {
+            Side::A => self.a.get(window),
+            Side::B => self.b.get(window),
+        }
+    }
+
+    fn slot_mut(&mut self, (side, window): Tag) -> Option<&mut Slot> {
+        match side {
+            Side::A => self.a.get_mut(window),
+            Side::B => self.b.get_mut(window),
+        }
+    }
+
+    fn tags() -> impl Iterator<Item = Tag> {
+        Side::BOTH.into_iter().flat_map(|side| (0..ntb_spec::WINDOWS).map(move |window| (side, window)))
+    }
+
+    /// A window's mode, and its class while a host is attached.
+    pub(crate) fn mode(&self, tag: Tag) -> (WindowMode, WindowClass) {
+        self.slot(tag).map_or((WindowMode::Trap, WindowClass::Messaged), |slot| {
+            (slot.mode, slot.attached.unwrap_or_else(|| slot.mode.class()))
+        })
+    }
+
+    /// Changes a window's mode.
+    ///
+    /// # Errors
+    /// A sentence, when the host has attached with the other class.
+    pub(crate) fn set_mode(&mut self, tag: Tag, mode: WindowMode) -> Result<(), String> {
+        let slot = self.slot_mut(tag).ok_or("there is no such window")?;
+        match slot.attached {
+            Some(class) if class != mode.class() => Err(format!(
+                "the window attached as {} and {mode} is {}: QEMU maps a window once, when it starts; restart that \
+                 guest's QEMU with a twin started with --window {mode}",
+                mode::class_name(class),
+                mode::class_name(mode.class()),
+            )),
+            _ => {
+                slot.mode = mode;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a step is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        Self::tags().any(|tag| self.slot(tag).is_some_and(|slot| slot.busy.is_some()))
+    }
+
+    // --- hosts ------------------------------------------------------------------------------------------------
+
+    /// The file of a window that a host may map; decides the window's class.
+    pub(crate) fn mapping(&mut self, tag: Tag, bytes: u64, hosts: &Hosts) -> Option<BorrowedFd<'_>> {
+        let has_overlay = self.overlay_of(tag.0, hosts).is_some();
+        let slot = self.slot_mut(tag)?;
+        if slot.attached.is_none() {
+            slot.attached = Some(match slot.mode.class() {
+                WindowClass::Mapped if !has_overlay => {
+                    let (port, window) = (crate::status::port_name(tag.0), tag.1);
+                    tracing::warn!(%port, window, "no overlay has connected for this host: the window attaches as trap");
+                    slot.mode = WindowMode::Trap;
+                    WindowClass::Messaged
+                }
+                class => class,
+            });
+        }
+        if slot.attached != Some(WindowClass::Mapped) {
+            return None;
+        }
+        if slot.given.is_none() {
+            match given(bytes) {
+                Ok(file) => slot.given = Some(Arc::new(file)),
+                Err(error) => {
+                    tracing::error!(%error, "no memory for a mapped window: it attaches as trap");
+                    slot.mode = WindowMode::Trap;
+                    slot.attached = Some(WindowClass::Messaged);
+                }
+            }
+        }
+        slot.given.as_ref().map(|file| file.as_fd())
+    }
+
+    /// A host is gone: what it mapped is gone with it, and what it had replaced of its memory too.
+    pub(crate) fn detach(&mut self, side: Side) {
+        for tag in Self::tags() {
+            let Some(slot) = self.slot_mut(tag) else { continue };
+            if tag.0 == side {
+                slot.attached = None;
+                slot.actual.bar = Under::Closed;
+                slot.given = None;
+                if matches!(slot.busy, Some(Busy { step: Step::Bar(_), .. })) {
+                    slot.busy = None;
+                }
+            } else {
+                slot.actual.replaced.clear();
+                if matches!(slot.busy, Some(Busy { step: Step::Replace(_) | Step::Restore(_), .. })) {
+                    slot.busy = None;
+                }
+            }
+        }
+    }
+
+    /// A host has attached: its BARs are as they were given to it.
+    pub(crate) fn attach(&mut self, side: Side) {
+        for tag in Self::tags().filter(|tag| tag.0 == side) {
+            if let Some(slot) = self.slot_mut(tag) {
+                slot.actual.bar = Under::Given;
+                slot.problem = None;
+            }
+        }
+    }
+
+    /// The memory of a window in *shared* mode, for an access that comes as a message all the same.
+    pub(crate) fn shared_memory(&self, tag: Tag) -> Option<&Mapping> {
+        let slot = self.slot(tag).filter(|slot| slot.mode == WindowMode::Shared)?;
+        // Only an open window reaches anybody.
+        matches!(slot.actual.bar, Under::Pieces(_)).then_some(())?;
+        self.shared.get(tag.1)?.as_ref().map(|memory| &*memory.mapping)
+    }
+
+    // --- overlays ---------------------------------------------------------------------------------------------
+
+    /// A process's overlay has introduced itself.
+    pub(crate) fn admit(&mut self, pid: u32, stream: UnixStream) -> io::Result<()> {
+        if self.overlays.len() >= MAX_OVERLAYS {
+            return Err(io::Error::other("there are too many overlays"));
+        }
+        let peer = OverlayPeer::new(stream)?;
+        self.overlays.retain(|(other, _)| *other != pid);
+        self.overlays.push((pid, peer));
+        Ok(())
+    }
+
+    /// For the event loop: each overlay's descriptor, and whether it has something to send.
+    pub(crate) fn overlays(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>, bool)> {
+        self.overlays.iter().map(|(pid, peer)| (*pid, peer.as_fd(), peer.wants_write()))
+    }
+
+    /// When the earliest order is late.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.overlays.iter().filter_map(|(_, peer)| peer.deadline()).min()
+    }
+
+    fn overlay_of(&self, side: Side, hosts: &Hosts) -> Option<usize> {
+        let pid = hosts.get(side).pid?;
+        self.overlays.iter().position(|(owner, _)| *owner == pid)
+    }
+
+    /// Lets one overlay read, write and be late.
+    pub(crate) fn service(&mut self, pid: u32, hosts: &mut Hosts) -> Verdict {
+        let Some(at) = self.overlays.iter().position(|(owner, _)| *owner == pid) else {
+            return Verdict::default();
+        };
+        let Some((_, peer)) = self.overlays.get_mut(at) else { return Verdict::default() };
+        match peer.service() {
+            Ok(None) => Verdict::default(),
+            Ok(Some(outcome)) => self.finish(outcome.tag, outcome.result.map(|_| ()), hosts),
+            Err(lost) => {
+                self.overlays.remove(at);
+                self.lose(pid, &lost.to_string(), hosts)
+            }
+        }
+    }
+
+    /// Lets every overlay that is late be late.
+    pub(crate) fn expire(&mut self, hosts: &mut Hosts) -> Verdict {
+        let now = Instant::now();
+        let late = |peer: &OverlayPeer<Tag>| peer.deadline().is_some_and(|deadline| now >= deadline);
+        let pids: Vec<u32> =
+            self.overlays.iter().filter(|(_, peer)| late(peer)).map(|(pid, _)| *pid).collect();
+        let mut verdict = Verdict::default();
+        for pid in pids {
+            verdict.untrusted.extend(self.service(pid, hosts).untrusted);
+        }
+        verdict
+    }
+
+    /// An overlay is gone. It closes its windows by itself if it lives; what it replaced of its host's memory stays so.
+    fn lose(&mut self, pid: u32, why: &str, hosts: &Hosts) -> Verdict {
+        let mut verdict = Verdict::default();
+        for side in Side::BOTH.into_iter().filter(|&side| hosts.get(side).pid == Some(pid)) {
+            let mut mattered = false;
+            for tag in Self::tags() {
+                let Some(slot) = self.slot_mut(tag) else { continue };
+                if tag.0 == side {
+                    mattered |= slot.attached == Some(WindowClass::Mapped);
+                    slot.actual.bar = Under::Closed;
+                } else {
+                    mattered |= !slot.actual.replaced.is_empty();
+                }
+                let hit = slot
+                    .busy
+                    .as_ref()
+                    .is_some_and(|busy| matches!(busy.step, Step::Bar(_)) == (tag.0 == side));
+                if hit {
+                    mattered = true;
+                    slot.busy = None;
+                }
+            }
+            if mattered {
+                let port = crate::status::port_name(side);
+                tracing::error!(%port, why, "this host's windows are out of control: no link until it attaches anew");
+                verdict.untrusted.push(side);
+            }
+        }
+        verdict
+    }
+
+    // --- work -------------------------------------------------------------------------------------------------
+
+    /// Begins every step that can begin. Called whenever anything has changed.
+    pub(crate) fn pump(&mut self, twin: &Twin, hosts: &mut Hosts) -> Verdict {
+        let mut verdict = Verdict::default();
+        for tag in Self::tags() {
+            let Some(slot) = self.slot(tag) else { continue };
+            if slot.busy.is_some()
+                || (slot.attached != Some(WindowClass::Mapped) && slot.actual.replaced.is_empty())
+            {
+                continue;
+            }
+            let (wanted, at) = self.wanted(tag, twin, hosts);
+            let Some(slot) = self.slot(tag) else { continue };
+            let Some(step) = next_step(&slot.actual, &wanted) else { continue };
+            let actor = match step {
+                Step::Bar(_) => tag.0,
+                Step::Replace(_) | Step::Restore(_) => tag.0.peer(),
+            };
+            // A host without its overlay stays as it is; it has no link.
+            let Some(overlay) = self.overlay_of(actor, hosts) else { continue };
+            if let Err(why) = self.begin(tag, step, at, overlay, hosts) {
+                let pid = self.overlays.get(overlay).map(|(pid, _)| *pid);
+                self.overlays.remove(overlay);
+                if let Some(pid) = pid {
+                    verdict.untrusted.extend(self.lose(pid, &why, hosts).untrusted);
+                }
+            }
+        }
+        verdict
+    }
+
+    /// What a window should be now, and the bus address at which its receiver's memory begins.
+    fn wanted(&mut self, tag: Tag, twin: &Twin, hosts: &Hosts) -> (View, u64) {
+        let (side, window) = tag;
+        let bytes = twin.window_bytes(side, window);
+        let Some(slot) = self.slot(tag) else { return (View::CLOSED, 0) };
+        let (mode, attached) = (slot.mode, slot.attached == Some(WindowClass::Mapped));
+        let untouched = slot.actual.bar == Under::Given && !twin.memory_enabled(side);
+        let own = slot.own.clone();
+        let closed = if untouched { View::GIVEN } else { View::CLOSED };
+        let (translation, open) = twin.outbound(side, window);
+        let whole = |memory: &Memory, bytes| {
+            Under::Pieces(vec![FilePiece { at: 0, bytes, file: Arc::clone(&memory.file), offset: 0 }])
+        };
+        let mut problem = None;
+        let view = match mode {
+            _ if !attached => closed,
+            WindowMode::Trap | WindowMode::Dma => closed,
+            WindowMode::Shared => match self.shared_of(window, bytes) {
+                Some(memory) if twin.link() == twin::LinkState::Up => {
+                    View { bar: whole(&memory, bytes), replaced: Vec::new() }
+                }
+                _ => closed,
+            },
+            WindowMode::Alias | WindowMode::Direct if open == 0 => closed,
+            WindowMode::Alias | WindowMode::Direct => {
+                // Mappings have pages: the last one opens whole.
+                let open = open.next_multiple_of(PAGE);
+                match (pieces(hosts, side.peer(), translation, open), own) {
+                    (Err(why), _) => {
+                        problem = Some(why);
+                        closed
+                    }
+                    (Ok(pieces), _) if mode == WindowMode::Direct => {
+                        View { bar: Under::Pieces(pieces), replaced: Vec::new() }
+                    }
+                    (Ok(replaced), Some(memory)) => View { bar: whole(&memory, open), replaced },
+                    (Ok(replaced), None) => match Memory::new("isthmus alias window", bytes) {
+                        Ok(memory) => {
+                            let bar = whole(&memory, open);
+                            if let Some(slot) = self.slot_mut(tag) {
+                                slot.own = Some(memory);
+                            }
+                            View { bar, replaced }
+                        }
+                        Err(_) => {
+                            problem = Some("there is no memory for it");
+                            closed
+                        }
+                    },
+                }
+            }
+        };
+        if let Some(slot) = self.slot_mut(tag)
+            && slot.problem != problem
+        {
+            slot.problem = problem;
+            if let Some(why) = problem {
+                let port = crate::status::port_name(side);
+                tracing::warn!(%port, window, why, "the window stays closed");
+            }
+        }
+        (view, translation)
+    }
+
+    fn shared_of(&mut self, window: usize, bytes: u64) -> Option<Memory> {
+        let slot = self.shared.get_mut(window)?;
+        if slot.is_none() {
+            *slot = Memory::new("isthmus shared window", bytes).ok();
+        }
+        slot.clone()
+    }
+
+    /// Sends the orders of a step. What has to be copied before is copied.
+    fn begin(
+        &mut self,
+        tag: Tag,
+        step: Step,
+        at: u64,
+        overlay: usize,
+        hosts: &mut Hosts,
+    ) -> Result<(), String> {
+        let receiver = tag.0.peer();
+        let mut orders = Vec::new();
+        match &step {
+            Step::Bar(under) => {
+                let given =
+                    self.slot(tag).and_then(|slot| slot.given.clone()).ok_or("the window has no file")?;
+                let target = range(&given, 0, given.bytes())?;
+                let pieces = match under {
+                    Under::Pieces(pieces) => pieces.as_slice(),
+                    Under::Closed | Under::Given => &[],
+                };
+                orders.push(order(target, pieces, true, tag)?);
+            }
+            Step::Replace(pieces) => {
+                let own =
+                    self.slot(tag).and_then(|slot| slot.own.clone()).ok_or("the window has no memory")?;
+                let memory = &hosts.get(receiver).memory;
+                for piece in pieces {
+                    copy(piece.bytes, |done, chunk| {
+                        let from = at.saturating_add(piece.at).saturating_add(done);
+                        memory.read(from, chunk).is_ok()
+                            && place(piece.at.saturating_add(done))
+                                .is_some_and(|to| own.mapping.write(to, chunk).is_ok())
+                    })?;
+                    let target = range(&piece.file, piece.offset, piece.bytes)?;
+                    let own = FilePiece {
+                        at: 0,
+                        bytes: piece.bytes,
+                        file: Arc::clone(&own.file),
+                        offset: piece.at,
+                    };
+                    orders.push(order(target, &[own], false, tag)?);
+                }
+                if let Some(slot) = self.slot_mut(tag) {
+                    slot.replaced_at = at;
+                }
+            }
+            Step::Restore(pieces) => {
+                let slot = self.slot(tag).ok_or("there is no such window")?;
+                let (own, at) = (slot.own.clone().ok_or("the window has no memory")?, slot.replaced_at);
+                let memory = &mut hosts.get_mut(receiver).memory;
+                memory.remove_views(&own.mapping);
+                for piece in pieces {
+                    copy(piece.bytes, |done, chunk| {
+                        let to = at.saturating_add(piece.at).saturating_add(done);
+                        place(piece.at.saturating_add(done))
+                            .is_some_and(|from| own.mapping.read(from, chunk).is_ok())
+                            && memory.write(to, chunk).is_ok()
+                    })?;
+                    let target = range(&piece.file, piece.offset, piece.bytes)?;
+                    let ram = FilePiece {
+                        at: 0,
+                        bytes: piece.bytes,
+                        file: Arc::clone(&piece.file),
+                        offset: piece.offset,
+                    };
+                    orders.push(order(target, &[ram], false, tag)?);
+                }
+            }
+        }
+        if let Some(slot) = self.slot_mut(tag) {
+            slot.busy = Some(Busy { step, orders_left: orders.len(), failed: None });
+        }
+        let (_, peer) = self.overlays.get_mut(overlay).ok_or("the overlay is gone")?;
+        orders.into_iter().try_for_each(|order| peer.order(order)).map_err(|lost| lost.to_string())
+    }
+
+    /// An order of a step was answered.
+    fn finish(&mut self, tag: Tag, result: Result<(), String>, hosts: &mut Hosts) -> Verdict {
+        let mut verdict = Verdict::default();
+        let Some(slot) = self.slot_mut(tag) else { return verdict };
+        // A step that was given up (its host is gone) may still be answered.
+        let Some(busy) = &mut slot.busy else { return verdict };
+        busy.orders_left = busy.orders_left.saturating_sub(1);
+        if let Err(why) = result {
+            busy.failed = Some(why);
+        }
+        if busy.orders_left > 0 {
+            return verdict;
+        }
+        let Some(Busy { step, failed, .. }) = slot.busy.take() else { return verdict };
+        let actor = if matches!(step, Step::Bar(_)) { tag.0 } else { tag.0.peer() };
+        if let Some(why) = failed {
+            let port = crate::status::port_name(actor);
+            tracing::error!(%port, window = tag.1, why, "an overlay failed: no link until this host attaches anew");
+            if matches!(step, Step::Bar(_)) {
+                // Ordered to close on failure.
+                slot.actual.bar = Under::Closed;
+            }
+            verdict.untrusted.push(actor);
+            return verdict;
+        }
+        if let (Step::Replace(pieces), Some(own)) = (&step, &slot.own) {
+            let memory = &mut hosts.get_mut(actor).memory;
+            for piece in pieces {
+                let first = slot.replaced_at.saturating_add(piece.at);
+                memory.add_view(first, piece.bytes, Arc::clone(&own.mapping), piece.at);
+            }
+        }
+        slot.actual.after(step);
+        verdict
+    }
+}
+
+impl Slot {
+    fn new(mode: WindowMode) -> Self {
+        Self {
+            mode,
+            attached: None,
+            given: None,
+            own: None,
+            actual: View::CLOSED,
+            replaced_at: 0,
+            busy: None,
+            problem: None,
+        }
+    }
+}
+
+/// The largest window whose given file is filled with ones.
+const FILLED_BYTES: u64 = 16 << 20;
+
+/// What a host maps until the first order: all ones, and nobody else's. A window beyond what stock drivers use
+/// reads as zeros for the moment between memory enable and that order; filling it would take its size in memory.
+fn given(bytes: u64) -> Result<SharedFile, String> {
+    let file = SharedFile::create("isthmus window", bytes).map_err(|error| error.to_string())?;
+    if bytes <= FILLED_BYTES {
+        let mapping = Mapping::new(&file, 0, bytes, Access::ReadWrite).map_err(|error| error.to_string())?;
+        copy(bytes, |done, chunk| {
+            chunk.fill(0xFF);
+            place(done).is_some_and(|at| mapping.write(at, chunk).is_ok())
+        })?;
+    }
+    Ok(file)
+}
+
+/// Walks `bytes` in chunks.
+fn copy(bytes: u64, mut one: impl FnMut(u64, &mut [u8]) -> bool) -> Result<(), String> {
+    let mut buffer = [0; 1 << 14];
+    let mut done = 0;
+    while done < bytes {
+        let now = place(bytes.saturating_sub(done)).unwrap_or(usize::MAX).min(buffer.len());
+        let chunk = buffer.get_mut(..now).ok_or("a chunk")?;
+        if !one(done, chunk) {
+            return Err("the window's memory cannot be reached".to_owned());
+        }
+        done = done.saturating_add(u64::try_from(now).unwrap_or(u64::MAX));
+    }
+    Ok(())
+}
+
+fn place(offset: u64) -> Option<usize> {
+    usize::try_from(offset).ok()
+}
+
+/// The files under a range of a host's memory, neighbours joined.
+fn pieces(hosts: &Hosts, side: Side, address: u64, bytes: u64) -> Result<Vec<FilePiece>, &'static str> {
+    let extents = hosts.get(side).memory.extents(address, bytes);
+    let extents =
+        extents.map_err(|_| "its translation points at no memory that the twin can reach and write")?;
+    let mut pieces: Vec<FilePiece> = Vec::new();
+    for extent in extents {
+        if !extent.offset.is_multiple_of(PAGE)
+            || !extent.at.is_multiple_of(PAGE)
+            || !extent.bytes.is_multiple_of(PAGE)
+        {
+            return Err("its memory is not made of whole pages");
+        }
+        let joins = |last: &&mut FilePiece| {
+            Arc::ptr_eq(&last.file, &extent.file)
+                && last.offset.checked_add(last.bytes) == Some(extent.offset)
+        };
+        if let Some(last) = pieces.last_mut().filter(joins) {
+            last.bytes = last.bytes.saturating_add(extent.bytes);
+        } else if pieces.len() >= MAX_OVERLAY_PIECES {
+            return Err("its memory is in too many pieces: a window behind a vIOMMU may have 4096 pages");
+        } else {
+            let Extent { at, bytes, file, offset } = extent;
+            pieces.push(FilePiece { at, bytes, file, offset });
+        }
+    }
+    Ok(pieces)
+}
+
+fn range(file: &SharedFile, offset: u64, bytes: u64) -> Result<FileRange, String> {
+    let stat = fstat(file).map_err(|errno| errno.to_string())?;
+    Ok(FileRange { device: stat.st_dev, inode: stat.st_ino, offset, bytes })
+}
+
+/// An order with its files named once each.
+fn order(
+    target: FileRange,
+    pieces: &[FilePiece],
+    close_on_hangup: bool,
+    tag: Tag,
+) -> Result<Order<Tag>, String> {
+    let mut files: Vec<Arc<SharedFile>> = Vec::new();
+    let mut named = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let known = files.iter().position(|file| Arc::ptr_eq(file, &piece.file));
+        let file = known.unwrap_or_else(|| {
+            files.push(Arc::clone(&piece.file));
+            files.len().saturating_sub(1)
+        });
+        named.push(Piece { at: piece.at, bytes: piece.bytes, file, offset: piece.offset });
+    }
+    if files.len() > MAX_OVERLAY_FILES {
+        return Err("the window's memory comes from too many files".to_owned());
+    }
+    Ok(Order { target, pieces: named, files, close_on_hangup, tag })
+}
