@@ -6,7 +6,11 @@ use std::collections::HashSet;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A signal this long after the first one means that the user does not want to wait.
+const IMPATIENCE: Duration = Duration::from_millis(500);
 
 static GROUPS: OnceLock<Mutex<HashSet<Pid>>> = OnceLock::new();
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -32,24 +36,26 @@ pub fn interrupted() -> bool {
 }
 
 /// Handles the signals from now on: the first one ends the children, whose ends then end the run in order
-/// (the run directory is removed); the second one ends the lab at once.
+/// (the run directory is removed); one that comes later ends the lab at once.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
 pub fn install() -> io::Result<()> {
     let (mut reader, writer) = UnixStream::pair()?;
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        let second = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&second))?;
-        signal_hook::flag::register(signal, second)?;
         signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
     }
     std::thread::spawn(move || {
         let mut byte = [0];
+        let mut first = None;
         while let Ok(1) = reader.read(&mut byte) {
             INTERRUPTED.store(true, Ordering::Relaxed);
             for group in groups().iter() {
                 let _ = kill_process_group(*group, Signal::KILL);
+            }
+            // timeout(1) and others signal the process and then its group: that is one signal, not two.
+            if first.get_or_insert_with(Instant::now).elapsed() > IMPATIENCE {
+                let _ = signal_hook::low_level::emulate_default_handler(SIGTERM);
             }
         }
     });

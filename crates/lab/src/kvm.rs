@@ -25,8 +25,8 @@ fn note() -> Option<PathBuf> {
     Some(rendezvous().ok()?.join("kvm-fails"))
 }
 
-/// What a failure depends on: another boot, QEMU or kernel deserves another trial.
+/// What a failure depends on: another boot or QEMU deserves another trial.
 fn facts(plan: &Plan) -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    format!("{}\n{:?}\n{}\n", boot.trim(), plan.qemu.version, plan.image.release)
+    format!("{}\n{:?}\n", boot.trim(), plan.qemu.version)
 }

@@ -39,6 +39,7 @@ impl Pair {
             Ok((twin, guests, accel, switchboard)) => {
                 Ok(Self { guests, twin, plan, accel, switchboard, directory })
             }
+            Err(_) if interrupt::interrupted() => bail!("interrupted"),
             Err(error) => {
                 directory.keep();
                 Err(error.context(format!("the logs of the run are in {}", directory.path().display())))
@@ -130,10 +131,11 @@ impl Pair {
             self.directory.keep();
             tracing::info!("consoles and logs stay in {}", self.directory.path().display());
         }
-        let Err(error) = result else { return result };
+        // What was killed under the work's feet is no result of it, good or bad.
         if interrupt::interrupted() {
             bail!("interrupted");
         }
+        let Err(error) = result else { return result };
         self.directory.keep();
         tracing::error!("{}", self.describe());
         Err(error.context(format!("consoles and logs stay in {}", self.directory.path().display())))

@@ -73,6 +73,9 @@ fn perf_command(arguments: &PerfArguments) -> anyhow::Result<Outcome> {
     } else {
         print!("{report}");
     }
+    for doubt in perf::doubts(&report) {
+        tracing::warn!("{doubt}");
+    }
     let wrong = perf::shortcomings(&report);
     if !wrong.is_empty() {
         return Err(trouble::UnderTest(wrong.join("; ")).into());

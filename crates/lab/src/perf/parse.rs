@@ -37,10 +37,10 @@ pub struct NtbPerf {
 }
 
 impl NtbPerf {
-    /// Megabytes a second, for so many bytes in the same time.
+    /// Megabytes a second.
     #[must_use]
-    pub fn rate_of(&self, bytes: u64) -> f64 {
-        ratio(bytes, self.micros)
+    pub fn rate(&self) -> f64 {
+        ratio(self.bytes, self.micros)
     }
 }
 
@@ -128,7 +128,7 @@ mod tests {
         let text = "    Peer 0 test statistics:\n0: copied 67108864 bytes in 1597830 usecs, 42 MBytes/s\n";
         let read = ntb_perf(text).unwrap();
         assert_eq!(read, NtbPerf { bytes: 67_108_864, micros: 1_597_830 });
-        assert!((read.rate_of(read.bytes) - 42.0).abs() < 0.1);
+        assert!((read.rate() - 42.0).abs() < 0.1);
         let error = ntb_perf("    Peer 0 test statistics:\n0: error status -4\n").unwrap_err();
         assert!(error.contains("error status -4"));
     }

@@ -72,11 +72,11 @@ pub struct NtbPerf {
     pub to: &'static str,
     /// Bytes that ntb_perf stored, over all runs.
     pub bytes: u64,
-    /// As ntb_perf has it.
+    /// As ntb_perf has it, its fastest run.
     pub mbytes_per_s: f64,
     /// Bytes that the twin put into the other guest's memory.
     pub delivered_bytes: u64,
-    /// Those in the time that ntb_perf took.
+    /// The same, until the last of them had arrived.
     pub delivered_mbytes_per_s: f64,
 }
 
@@ -89,7 +89,7 @@ pub struct Discard {
     pub to: &'static str,
     /// Bytes that the twin dropped.
     pub discarded_bytes: u64,
-    /// How fast.
+    /// How fast, in the fastest run.
     pub mbytes_per_s: f64,
     /// Delivered rate by this rate.
     pub delivered_ratio: f64,
