@@ -144,6 +144,12 @@ impl Server {
         let mut ready = Vec::new();
         loop {
             if self.wait(stop, &mut ready)? {
+                for side in Side::BOTH {
+                    let (dock, machine) = self.dock_mut(side);
+                    if let Some(session) = dock.session.take() {
+                        session.finish(&mut machine.port(side));
+                    }
+                }
                 if let Some(trace) = &mut self.machine.trace {
                     trace.flush();
                 }

@@ -30,7 +30,7 @@ use std::process::Command;
 
 pub use error::SetupError;
 pub use progress::{Progress, Silent};
-pub use setup::{Artifacts, SetupOptions, setup, setup_image, setup_qemu};
+pub use setup::{Artifacts, SetupOptions, find_qemu, setup, setup_image, setup_qemu};
 
 /// A QEMU that has `vfio-user-pci`, and how to start it.
 ///

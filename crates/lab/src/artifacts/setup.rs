@@ -66,6 +66,14 @@ pub fn setup_qemu(options: &SetupOptions, progress: &mut dyn Progress) -> Result
     Workshop::open(options)?.qemu(progress)
 }
 
+/// The QEMU that [`setup_qemu`] would return without making one: nothing is downloaded or written.
+///
+/// # Errors
+/// As [`setup`].
+pub fn find_qemu(options: &SetupOptions) -> Result<Option<Qemu>, SetupError> {
+    Workshop::open(options)?.found_qemu()
+}
+
 /// Makes one guest image alone.
 ///
 /// # Errors
@@ -99,16 +107,20 @@ impl<'a> Workshop<'a> {
         Ok(Self { options, cache: Cache::open(options.cache.as_deref())?, bench: None })
     }
 
-    fn qemu(&mut self, progress: &mut dyn Progress) -> Result<Qemu, SetupError> {
+    fn found_qemu(&self) -> Result<Option<Qemu>, SetupError> {
         let variable = std::env::var_os("ISTHMUS_QEMU").filter(|path| !path.is_empty()).map(PathBuf::from);
         if let Some(path) = self.options.qemu.clone().or(variable) {
-            return qemu::given(&path);
+            return qemu::given(&path).map(Some);
         }
         if let Some(qemu) = qemu::of_machine() {
-            return Ok(qemu);
+            return Ok(Some(qemu));
         }
-        if let Some(directory) = self.known(qemu::REQUEST, &qemu::recipe()) {
-            return qemu::load(&directory);
+        self.known(qemu::REQUEST, &qemu::recipe()).map(|directory| qemu::load(&directory)).transpose()
+    }
+
+    fn qemu(&mut self, progress: &mut dyn Progress) -> Result<Qemu, SetupError> {
+        if let Some(qemu) = self.found_qemu()? {
+            return Ok(qemu);
         }
         let (cache, bench) = self.bench(progress)?;
         let Bench { log, mirror, trixie, .. } = bench;

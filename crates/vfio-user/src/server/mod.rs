@@ -20,15 +20,18 @@ mod turned_away;
 #[cfg(test)]
 mod tests;
 
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 pub use counters::{Counters, Refused};
 pub use device::{Device, IrqChange, Mapping, Region, Vectors};
 pub use turned_away::TurnedAway;
 
+use crate::socket::receive;
 use crate::wire::{Capabilities, Command, Flags, Header, emit_error};
 use handle::{Desk, Work};
 use input::{BadFrame, Fill, Input};
@@ -40,7 +43,8 @@ use output::Output;
 /// [`wants_write`](Self::wants_write), and call [`service`](Self::service) when either is ready. It works on
 /// blocking and non-blocking sockets alike: every call to the kernel says "do not wait" by itself.
 ///
-/// Dropping it closes the socket and every file descriptor that it still holds.
+/// Dropping it closes the socket and every file descriptor that it still holds. Messages that nobody has taken are
+/// thrown away: see [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct ServerSession {
     socket: UnixStream,
@@ -173,6 +177,25 @@ impl ServerSession {
         }
     }
 
+    /// Ends the session in order: what the client has sent is carried out and answered, what it sends from now on fails
+    /// at its end. Never waits.
+    ///
+    /// A client that waits for an answer at this moment gets it. Otherwise QEMU would report a failure for an access that was
+    /// made in time.
+    pub fn finish<D: Device + ?Sized>(mut self, device: &mut D) {
+        // No more can come in after this, so the work has an end; what is queued can still be read.
+        self.stop_receiving();
+        if let Ok(Progress { next: Next::Writable, .. }) = self.service(device, usize::MAX) {
+            tracing::debug!("the client does not fetch its last replies");
+        }
+    }
+
+    fn stop_receiving(&self) {
+        if let Err(error) = self.socket.shutdown(Shutdown::Read) {
+            tracing::debug!(%error, "the client's socket cannot be shut down");
+        }
+    }
+
     /// Sends pending replies, without waiting and without taking requests.
     ///
     /// # Errors
@@ -203,6 +226,17 @@ impl ServerSession {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.desk.counters
+    }
+}
+
+impl Drop for ServerSession {
+    /// A socket that is closed with unread bytes gives its peer a reset (`unix_release_sock`: `ECONNRESET`) where otherwise
+    /// there is an end of file, and QEMU 11.1 does not survive one: it aborts by an assertion in `error_setv`.
+    fn drop(&mut self) {
+        self.stop_receiving();
+        let mut chunk = [0; 4096];
+        let mut read = || receive(self.socket.as_fd(), &mut chunk, RecvFlags::DONTWAIT, drop);
+        while read().is_ok_and(|received| received.bytes > 0) {}
     }
 }
 

@@ -9,16 +9,18 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::socket::{receive, send};
 use crate::wire::{HEADER_BYTES, Header, emit_error};
 
-/// A connection whose first message is answered by `EBUSY`; then it is over.
+/// A connection whose first message is answered by `EBUSY`, and no other.
 ///
 /// Poll its descriptor for reading, call [`service`](Self::service) when it is ready, and drop it when that says so or when
 /// you have waited long enough: a client that says nothing has nothing to be told. QEMU reports "Device or resource busy"
-/// instead of an end of file that could mean anything.
+/// instead of an end of file that could mean anything; then it closes the connection. It is left to do so: it would report
+/// the end of file as well.
 #[derive(Debug)]
 pub struct TurnedAway {
     socket: UnixStream,
     /// The front of the first message, which is VERSION if the client is one.
     head: Vec<u8>,
+    answered: bool,
 }
 
 /// More than any VERSION: a client's first message is taken whole, since a socket that is closed with bytes unread
@@ -29,10 +31,11 @@ impl TurnedAway {
     /// The client at the other end of `socket`.
     #[must_use]
     pub fn new(socket: UnixStream) -> Self {
-        Self { socket, head: Vec::new() }
+        Self { socket, head: Vec::new(), answered: false }
     }
 
-    /// Reads once without waiting and answers if it can. Returns whether it is over; then drop it.
+    /// Reads once without waiting and answers if it can. Returns whether it is over: the client has left, or is none. Then
+    /// drop it.
     pub fn service(&mut self) -> bool {
         let mut buffer = [0; READ_BYTES];
         // Descriptors that come with it are closed on the spot.
@@ -41,18 +44,20 @@ impl TurnedAway {
             Err(Errno::AGAIN) => return false,
             Err(_) => return true,
         };
+        if self.answered {
+            return received == 0;
+        }
         let missing = HEADER_BYTES.saturating_sub(self.head.len());
         self.head.extend_from_slice(buffer.get(..received.min(missing)).unwrap_or_default());
         let Some(header) = Header::peek(&self.head) else { return received == 0 };
-        if header.flags().is_request() && !header.flags().no_reply() {
-            let mut reply = Vec::new();
-            emit_error(header, Errno::BUSY, &mut reply);
-            // Nothing was sent before, so there is room; a client that is gone wants no answer.
-            if let Err(errno) = send(self.socket.as_fd(), &reply, &[], SendFlags::DONTWAIT) {
-                tracing::debug!(%errno, "a client that was turned away could not be told");
-            }
+        if header.flags().no_reply() || !header.flags().is_request() {
+            return true;
         }
-        true
+        let mut reply = Vec::new();
+        emit_error(header, Errno::BUSY, &mut reply);
+        self.answered = true;
+        // Nothing was sent before, so there is room; a client that is gone wants no answer.
+        send(self.socket.as_fd(), &reply, &[], SendFlags::DONTWAIT).is_err()
     }
 }
 
@@ -76,19 +81,22 @@ mod tests {
         assert!(!turned.service(), "nothing has been said yet");
         let client = std::thread::spawn(move || {
             let mut client = Client::from_stream(theirs).unwrap();
-            (client.negotiate(&Capabilities::CLIENT), client.negotiate(&Capabilities::CLIENT))
+            client.negotiate(&Capabilities::CLIENT)
         });
-        let mut fds = [rustix::event::PollFd::new(&turned, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut fds, None).unwrap();
+        let wait = |turned: &TurnedAway| {
+            let mut fds = [rustix::event::PollFd::new(turned, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut fds, None).unwrap();
+        };
+        wait(&turned);
+        assert!(!turned.service(), "the client closes the connection");
+        let first = client.join().unwrap();
+        wait(&turned);
         assert!(turned.service());
-        drop(turned);
-        let (first, then) = client.join().unwrap();
         let busy = Errno::BUSY.raw_os_error();
         assert!(
             matches!(first, Err(ClientError::Refused { command: Command::VERSION, errno }) if errno == busy),
             "{first:?}"
         );
-        assert!(matches!(then, Err(ClientError::Closed)), "{then:?}");
     }
 
     #[test]
@@ -101,7 +109,9 @@ mod tests {
             assert!(!turned.service());
         }
         theirs.write_all(&hello[15..]).unwrap();
-        assert!(turned.service());
+        assert!(!turned.service());
+        theirs.write_all(&hello).unwrap();
+        assert!(!turned.service());
         drop(turned);
         let mut answer = Vec::new();
         theirs.read_to_end(&mut answer).unwrap();

@@ -123,3 +123,32 @@ fn posted_writes_of_a_client_that_is_gone_are_carried_out() {
     assert_eq!(progress.next, Next::Closed);
     assert_eq!(line.device.log.len(), 2);
 }
+
+/// What QEMU 11.1 does not survive is a connection reset.
+#[test]
+fn a_session_that_ends_leaves_an_end_of_file_behind_and_no_reset() {
+    use std::io::Read;
+    let write =
+        bytes_of(Request::RegionWrite { region: RegionIndex::BAR0, offset: 0, data: &[1] }, 1, Flags::POSTED);
+    let ask = bytes_of(Request::GetInfo { argsz: 16 }, 2, Flags::COMMAND);
+    let sent = [&write[..], &ask, &write].concat();
+
+    // Finished: all that was sent is done and answered.
+    let mut line = line();
+    assert_eq!(line.push(&sent, &[]), sent.len());
+    let Line { session, mut device, mut peer, .. } = line;
+    session.finish(&mut device);
+    assert_eq!(device.log.len(), 2);
+    let mut heard = Vec::new();
+    peer.read_to_end(&mut heard).unwrap();
+    assert_eq!(Header::peek(&heard).map(Header::id), Some(MessageId(2)), "one answer");
+    assert_eq!(heard.len(), 32);
+
+    // Dropped: nothing is, and still it is an end like any other.
+    let mut line = self::line();
+    assert_eq!(line.push(&sent, &[]), sent.len());
+    let Line { session, device, mut peer, .. } = line;
+    drop(session);
+    assert_eq!(device.log.len(), 0);
+    assert_eq!(peer.read(&mut [0; 16]).unwrap(), 0);
+}
