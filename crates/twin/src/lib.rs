@@ -38,6 +38,7 @@
 )]
 
 mod effect;
+mod function;
 mod link;
 mod machine;
 mod port;
