@@ -39,6 +39,7 @@
 
 mod effect;
 mod function;
+pub mod ioat;
 mod link;
 mod machine;
 mod port;
