@@ -96,6 +96,10 @@ impl Host {
         u8::from_le_bytes(self.read(block(channel) + at))
     }
 
+    pub(crate) fn r16(&mut self, channel: u8, at: u32) -> u16 {
+        u16::from_le_bytes(self.read(block(channel) + at))
+    }
+
     pub(crate) fn r32(&mut self, channel: u8, at: u32) -> u32 {
         u32::from_le_bytes(self.read(block(channel) + at))
     }
