@@ -108,7 +108,7 @@ fn a_descriptor_is_fetched_once() {
     host.run();
     let copies: Vec<_> = host.jobs.iter().filter(|(_, kind)| matches!(kind, JobKind::Copy { .. })).collect();
     assert_eq!(copies.len(), 2, "the rest of what was fetched, not of what is there now");
-    assert_eq!((host.status(0), host.r32(0, ERROR)), (RING + 64 | DONE, 0));
+    assert_eq!((host.status(0), host.r32(0, ERROR)), ((RING + 64) | DONE, 0));
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn a_new_chain_gives_up_the_old_one() {
     assert!(!host.engine.has_work(), "one job at a time");
     host.give_back(old, Err(JobFault::Read));
     host.run();
-    assert_eq!((host.status(0), host.engine.counters().stale_jobs), (RING + 0x1000 | DONE, 1));
+    assert_eq!((host.status(0), host.engine.counters().stale_jobs), ((RING + 0x1000) | DONE, 1));
     assert_eq!(host.engine.counters().descriptors, 1);
 }
 
