@@ -15,6 +15,8 @@ pub struct LineTooLong;
 #[derive(Debug, Default)]
 pub struct Lines {
     bytes: Vec<u8>,
+    /// How many of them are known to hold no newline: a line that comes in pieces is looked through once.
+    scanned: usize,
 }
 
 impl Lines {
@@ -28,9 +30,9 @@ impl Lines {
     /// # Errors
     /// [`LineTooLong`] when the unfinished line is over the bound.
     pub fn next_line(&mut self) -> Result<Option<Vec<u8>>, LineTooLong> {
-        let end = self.bytes.iter().position(|&byte| byte == b'\n');
-        match end {
+        match self.end_of_line() {
             Some(end) if end < MAX_LINE_BYTES => {
+                self.scanned = 0;
                 let rest = self.bytes.split_off(end + 1);
                 let mut line = std::mem::replace(&mut self.bytes, rest);
                 line.truncate(end);
@@ -39,6 +41,18 @@ impl Lines {
             None if self.bytes.len() < MAX_LINE_BYTES => Ok(None),
             _ => Err(LineTooLong),
         }
+    }
+
+    /// Whether [`next_line`](Self::next_line) has a whole line.
+    pub fn has_line(&mut self) -> bool {
+        self.end_of_line().is_some()
+    }
+
+    fn end_of_line(&mut self) -> Option<usize> {
+        let new = self.bytes.get(self.scanned..).unwrap_or_default();
+        let end = new.iter().position(|&byte| byte == b'\n').map(|at| self.scanned + at);
+        self.scanned = end.unwrap_or(self.bytes.len());
+        end
     }
 }
 

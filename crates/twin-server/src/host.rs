@@ -2,6 +2,7 @@
 
 use crate::guest_memory::GuestMemory;
 use crate::interrupts::Interrupts;
+use crate::quota::Quota;
 use ntb_spec::WINDOWS;
 
 /// The host at one port.
@@ -15,6 +16,8 @@ pub(crate) struct Host {
     /// Messages handled and refused in sessions that are over.
     pub(crate) messages: u64,
     pub(crate) refused_messages: u64,
+    /// Log lines that this host brings about.
+    pub(crate) lines: Quota,
 }
 
 /// What went through a window. Counters wrap.
@@ -58,6 +61,7 @@ impl Host {
             pid: None,
             messages: 0,
             refused_messages: 0,
+            lines: Quota::default(),
         }
     }
 }

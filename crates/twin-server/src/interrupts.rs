@@ -1,8 +1,9 @@
 //! A host's MSI-X vectors: an eventfd each, and what is pending while there is none.
 
 use ntb_spec::MSIX_VECTORS;
+use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::{Errno, write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// The vectors of one port.
 #[derive(Debug)]
@@ -48,20 +49,39 @@ impl Interrupts {
         usize::try_from(vector).ok().and_then(|at| self.vectors.get(at))
     }
 
-    /// Gives a vector its eventfd, or takes it away; what was pending is delivered.
-    pub(crate) fn assign(&mut self, vector: u32, eventfd: Option<OwnedFd>) -> Result<(), Errno> {
-        let at = usize::try_from(vector).map_err(|_| Errno::INVAL)?;
-        let slot = self.vectors.get_mut(at).ok_or(Errno::INVAL)?;
-        if let Some(eventfd) = &eventfd {
-            // A descriptor that blocks on write would stop the twin: an eventfd whose counter is full, a pipe.
+    /// Gives vectors from `start` on an eventfd each; what was pending is delivered. All of them or none.
+    pub(crate) fn assign(&mut self, start: u32, eventfds: Vec<OwnedFd>) -> Result<(), Errno> {
+        let slots = self.range(start, eventfds.len())?;
+        for eventfd in &eventfds {
+            if !is_eventfd(eventfd) {
+                return Err(Errno::INVAL);
+            }
+            // One whose counter is full must not stop the twin.
             let flags = rustix::fs::fcntl_getfl(eventfd)?;
             rustix::fs::fcntl_setfl(eventfd, flags | rustix::fs::OFlags::NONBLOCK)?;
-            if std::mem::take(&mut slot.pending) {
-                signal(eventfd);
-            }
         }
-        slot.eventfd = eventfd;
+        for (slot, eventfd) in slots.iter_mut().zip(eventfds) {
+            if std::mem::take(&mut slot.pending) {
+                signal(&eventfd);
+            }
+            slot.eventfd = Some(eventfd);
+        }
         Ok(())
+    }
+
+    /// Takes their eventfds away from `count` vectors from `start` on.
+    pub(crate) fn deassign(&mut self, start: u32, count: u32) -> Result<(), Errno> {
+        let count = usize::try_from(count).map_err(|_| Errno::INVAL)?;
+        for slot in self.range(start, count)? {
+            slot.eventfd = None;
+        }
+        Ok(())
+    }
+
+    fn range(&mut self, start: u32, count: usize) -> Result<&mut [Vector], Errno> {
+        let start = usize::try_from(start).map_err(|_| Errno::INVAL)?;
+        let end = start.checked_add(count).ok_or(Errno::INVAL)?;
+        self.vectors.get_mut(start..end).ok_or(Errno::INVAL)
     }
 
     /// MSI-X goes off, or the host is gone: no eventfds, nothing pending.
@@ -87,6 +107,24 @@ fn signal(eventfd: &OwnedFd) {
     }
 }
 
+/// Those of a file's mode that say what it is.
+const TYPE_BITS: u16 = 0o170_000;
+
+/// Whether a descriptor is an eventfd. A write to anything else may wait for somebody (a pipe, a terminal, a file on FUSE) or
+/// fill something (a disk).
+fn is_eventfd(fd: &OwnedFd) -> bool {
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    match rustix::fs::readlink(link, Vec::new()) {
+        Ok(name) => name.as_bytes() == b"anon_inode:[eventfd]",
+        // No /proc here. Files that are neither on a disk nor in a directory have no type; their writes never wait
+        // when told not to. Asked in a way that does not reach a FUSE server.
+        Err(_) => {
+            let (flags, mask) = (AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE);
+            rustix::fs::statx(fd, c"", flags, mask).is_ok_and(|found| found.stx_mode & TYPE_BITS == 0)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,14 +142,14 @@ mod tests {
         let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         interrupts.raise(3);
         interrupts.raise(3);
-        interrupts.assign(3, Some(fd.try_clone().unwrap())).unwrap();
+        interrupts.assign(3, vec![fd.try_clone().unwrap()]).unwrap();
         assert_eq!(taken(&fd), Some(1), "one message, however often it was raised");
         interrupts.raise(3);
         assert_eq!(taken(&fd), Some(1));
-        interrupts.assign(3, None).unwrap();
+        interrupts.deassign(3, 1).unwrap();
         interrupts.raise(3);
         interrupts.clear();
-        interrupts.assign(3, Some(fd.try_clone().unwrap())).unwrap();
+        interrupts.assign(3, vec![fd.try_clone().unwrap()]).unwrap();
         assert_eq!(taken(&fd), None, "switching MSI-X off forgets what was pending");
     }
 
@@ -119,10 +157,26 @@ mod tests {
     fn numbers_past_the_last_vector_are_refused_and_a_full_counter_does_not_block() {
         let mut interrupts = Interrupts::new();
         let fd = eventfd(0, EventfdFlags::empty()).unwrap();
-        assert_eq!(interrupts.assign(33, Some(fd.try_clone().unwrap())), Err(Errno::INVAL));
+        assert_eq!(interrupts.assign(33, vec![fd.try_clone().unwrap()]), Err(Errno::INVAL));
+        assert_eq!(interrupts.deassign(32, 2), Err(Errno::INVAL));
+        assert_eq!(interrupts.deassign(u32::MAX, u32::MAX), Err(Errno::INVAL));
         interrupts.raise(255);
         write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-        interrupts.assign(0, Some(fd)).unwrap();
+        interrupts.assign(0, vec![fd]).unwrap();
         interrupts.raise(0);
+    }
+
+    #[test]
+    fn nothing_but_an_eventfd_is_taken_and_then_none_of_the_message() {
+        let mut interrupts = Interrupts::new();
+        let good = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let (read_end, write_end) = rustix::pipe::pipe().unwrap();
+        let file: OwnedFd = std::fs::File::open("/proc/self/exe").unwrap().into();
+        let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
+        for bad in [read_end, write_end, file, epoll] {
+            assert_eq!(interrupts.assign(3, vec![good.try_clone().unwrap(), bad]), Err(Errno::INVAL));
+        }
+        interrupts.raise(3);
+        assert_eq!(taken(&good), None, "the good one of a bad message was not kept");
     }
 }

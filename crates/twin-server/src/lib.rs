@@ -33,6 +33,7 @@ mod guest_memory;
 mod host;
 mod interrupts;
 mod machine;
+mod quota;
 mod server;
 mod status;
 mod trace;

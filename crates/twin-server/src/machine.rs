@@ -1,8 +1,10 @@
 //! The device as a client sees it: regions, windows and memory around the pure model. No sockets.
 
+use crate::guest_memory::{self, Rights};
 use crate::host::Host;
+use crate::interrupts::Interrupts;
+use crate::quota::Quota;
 use crate::trace::{Direction, Trace, TraceSpace};
-use crate::{guest_memory, interrupts::Interrupts};
 use control::{Event, StoreMode};
 use ntb_spec::{WINDOWS, bar0, config};
 use rustix::io::Errno;
@@ -38,6 +40,8 @@ pub struct Machine {
     pub(crate) link_since: Time,
     pub(crate) setup: Setup,
     pub(crate) trace: Option<Trace>,
+    /// Log lines about the link.
+    lines: Quota,
 }
 
 /// What a message's region means here.
@@ -63,6 +67,7 @@ impl Machine {
             link_since: Time::default(),
             setup,
             trace,
+            lines: Quota::default(),
         }
     }
 
@@ -143,7 +148,9 @@ impl Machine {
                         LinkState::Training { .. } => control::LinkState::Training,
                         LinkState::Up => control::LinkState::Up,
                     };
-                    tracing::info!(%state, "link");
+                    if let Some(left_out) = self.lines.take(now) {
+                        tracing::info!(%state, left_out, "link");
+                    }
                     self.events.push(Event::Link { at_ms: millis(now), state });
                 }
                 Effect::Reset { side } => self.after_reset(now, side),
@@ -157,7 +164,7 @@ impl Machine {
     fn after_reset(&mut self, now: Time, side: Side) {
         self.host_mut(side).interrupts.reset();
         let port = crate::status::port_name(side);
-        tracing::info!(%port, "reset");
+        self.log(side, |left_out| tracing::info!(%port, left_out, "reset"));
         self.events.push(Event::Reset { at_ms: millis(now), port });
     }
 
@@ -259,32 +266,40 @@ impl Machine {
     }
 
     fn map(&mut self, side: Side, map: DmaMap, fd: Option<OwnedFd>) -> Result<(), Errno> {
-        let access = guest_memory::access(map.writeable);
+        let rights = Rights { readable: map.readable, writable: map.writeable };
         let end = map.fd_offset.checked_add(map.size).ok_or(Errno::INVAL)?;
-        let mapping = match fd.filter(|_| map.readable || map.writeable) {
-            None => None,
-            Some(fd) => {
-                let mapped =
-                    SharedFile::accept(fd, end).map_err(|unfit| unfit.to_string()).and_then(|file| {
-                        Mapping::new(&file, map.fd_offset, map.size, access)
-                            .map_err(|error| error.to_string())
-                    });
-                match mapped {
-                    Ok(mapping) => Some(mapping),
-                    Err(why) => {
-                        let port = crate::status::port_name(side);
-                        tracing::warn!(%port, iova = %map.iova, bytes = map.size, why, "memory that cannot be reached");
-                        None
-                    }
-                }
+        let fd = fd.filter(|_| rights.readable || rights.writable);
+        if !self.host(side).memory.has_room(fd.is_some()) {
+            return Err(Errno::NOSPC);
+        }
+        let mapped = fd.map(|fd| {
+            let file = SharedFile::accept(fd, end).map_err(|unfit| unfit.to_string())?;
+            Mapping::new(&file, map.fd_offset, map.size, rights.access()).map_err(|error| error.to_string())
+        });
+        let mapping = match mapped.transpose() {
+            Ok(mapping) => mapping,
+            Err(why) => {
+                let port = crate::status::port_name(side);
+                self.log(side, |left_out| {
+                    tracing::warn!(%port, iova = %map.iova, bytes = map.size, why, left_out, "memory that cannot be reached");
+                });
+                None
             }
         };
         let memory = &mut self.host_mut(side).memory;
-        memory.add(map.iova.0, map.size, map.writeable, mapping).map_err(|error| match error {
+        memory.add(map.iova.0, map.size, rights, mapping).map_err(|error| match error {
             guest_memory::AddError::Range => Errno::INVAL,
             guest_memory::AddError::Overlap => Errno::EXIST,
             guest_memory::AddError::TooMany => Errno::NOSPC,
         })
+    }
+
+    /// Logs what a host has brought about, unless it does so too often; `line` gets the number of lines left out before.
+    pub(crate) fn log(&mut self, side: Side, line: impl FnOnce(u64)) {
+        let now = self.now();
+        if let Some(left_out) = self.host_mut(side).lines.take(now) {
+            line(left_out);
+        }
     }
 }
 
@@ -362,14 +377,10 @@ impl Device for PortDevice<'_> {
         let interrupts = &mut self.machine.host_mut(self.side).interrupts;
         match (index, change) {
             (IrqIndex::MSIX, IrqChange::Assign { start, fds }) => {
-                for (vector, fd) in (start..).zip(fds) {
-                    interrupts.assign(vector, Some(fd))?;
-                }
+                interrupts.assign(start, fds)?;
             }
             (IrqIndex::MSIX, IrqChange::Deassign { start, count }) => {
-                for vector in start..start.saturating_add(count) {
-                    interrupts.assign(vector, None)?;
-                }
+                interrupts.deassign(start, count)?;
             }
             (IrqIndex::MSIX, IrqChange::DisableAll) => interrupts.clear(),
             (IrqIndex::MSIX, IrqChange::Trigger(vectors)) => {

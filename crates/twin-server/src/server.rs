@@ -5,7 +5,7 @@ use crate::endpoint::Endpoint;
 use crate::machine::Machine;
 use crate::status::{self, SessionStatus, port_name};
 use crate::trace::Trace;
-use control::{Reply, Request};
+use control::{Reply, Request, encode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io;
@@ -13,14 +13,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
-use twin::{Setup, Side};
+use twin::{Setup, Side, Time};
 use vfio_user::listen::{ListenError, Listener};
-use vfio_user::server::{Next, ServerSession};
+use vfio_user::server::{Next, ServerSession, TurnedAway};
 
-/// Messages that one port may have handled before the other gets its turn: some 100 µs of work.
+/// What one port may have done before the other gets its turn, in messages: some 100 µs of work.
 const BUDGET: usize = 256;
 /// Clients of the control socket at a time.
 const MAX_CONNECTIONS: usize = 64;
+/// Clients at a taken port that may be in the course of being told so, and for how long they may say nothing.
+const MAX_TURNED_AWAY: usize = 4;
+const TURN_AWAY_WITHIN: Duration = Duration::from_secs(1);
 /// How long the loop leaves a listener alone that cannot accept, for want of descriptors for instance.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -81,6 +84,16 @@ struct Dock {
     session: Option<ServerSession>,
     /// The session's budget ran out: it has work that poll cannot see.
     again: bool,
+    /// Others who came meanwhile, to be told that the port is taken.
+    turned_away: Vec<Visitor>,
+}
+
+/// Somebody at a port that is taken.
+#[derive(Debug)]
+struct Visitor {
+    client: TurnedAway,
+    until: Time,
+    over: bool,
 }
 
 /// What a descriptor in the poll set belongs to.
@@ -88,6 +101,7 @@ struct Dock {
 enum Source {
     Stop,
     Session(Side),
+    Visitor(Side, usize),
     Listener(Side),
     Control,
     Connection(usize),
@@ -136,12 +150,14 @@ impl Server {
                 match source {
                     Source::Stop => {}
                     Source::Session(side) => self.serve(side),
+                    Source::Visitor(side, at) => self.turn_away(side, at),
                     Source::Listener(side) => self.dock(side),
                     Source::Control => self.admit(),
                     Source::Connection(at) => self.answer(at),
                 }
             }
             self.tell_watchers();
+            self.show_out();
         }
     }
 
@@ -160,8 +176,17 @@ impl Server {
                 fds.push(PollFd::from_borrowed_fd(session.as_fd(), interest));
             }
         }
+        let mut latest = None;
+        for dock in [&self.a, &self.b] {
+            for (at, visitor) in dock.turned_away.iter().enumerate() {
+                sources.push(Source::Visitor(dock.side, at));
+                fds.push(PollFd::from_borrowed_fd(visitor.client.as_fd(), PollFlags::IN));
+                latest = Some(latest.map_or(visitor.until, |until: Time| until.min(visitor.until)));
+            }
+        }
         for (at, connection) in self.connections.iter().enumerate() {
-            let mut interest = PollFlags::IN;
+            let mut interest = PollFlags::empty();
+            interest.set(PollFlags::IN, connection.wants_read());
             interest.set(PollFlags::OUT, connection.wants_write());
             sources.push(Source::Connection(at));
             fds.push(PollFd::from_borrowed_fd(connection.as_fd(), interest));
@@ -176,8 +201,12 @@ impl Server {
                 fds.push(PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN));
             }
         }
-        let busy = self.a.again || self.b.again;
+        let busy = self.a.again || self.b.again || self.connections.iter().any(Connection::again);
         let mut timeout = if busy { Some(Duration::ZERO) } else { self.machine.wait() };
+        if let Some(Time(latest)) = latest {
+            let left = latest.saturating_sub(self.machine.now().0);
+            timeout = Some(timeout.map_or(left, |time| time.min(left)));
+        }
         if self.accept_pause {
             timeout = Some(timeout.map_or(ACCEPT_PAUSE, |time| time.min(ACCEPT_PAUSE)));
             self.accept_pause = false;
@@ -196,6 +225,7 @@ impl Server {
             let again = match source {
                 Source::Session(Side::A) => self.a.again,
                 Source::Session(Side::B) => self.b.again,
+                Source::Connection(at) => self.connections.get(at).is_some_and(Connection::again),
                 _ => false,
             };
             if !fd.revents().is_empty() || again {
@@ -222,7 +252,9 @@ impl Server {
                 progress.next == Next::Closed
             }
             Err(error) => {
-                tracing::warn!(port = %port_name(side), %error, "the host's connection is closed");
+                machine.log(side, |left_out| {
+                    tracing::warn!(port = %port_name(side), %error, left_out, "the host's connection is closed");
+                });
                 true
             }
         };
@@ -234,7 +266,9 @@ impl Server {
             host.messages = host.messages.wrapping_add(counters.messages);
             host.refused_messages = host.refused_messages.wrapping_add(counters.refused.total());
             machine.detach(side);
-            tracing::info!(port = %port_name(side), "the host is gone; the port waits for the next one");
+            machine.log(side, |left_out| {
+                tracing::info!(port = %port_name(side), left_out, "the host is gone; the port waits for the next one");
+            });
         }
     }
 
@@ -244,12 +278,22 @@ impl Server {
         match dock.listener.accept() {
             Ok(None) => {}
             Ok(Some(stream)) if dock.session.is_some() => {
-                tracing::warn!(port = %port_name(side), "a second host is turned away: one is attached already");
-                drop(stream);
+                machine.log(side, |left_out| {
+                    let port = port_name(side);
+                    tracing::warn!(%port, left_out, "a second host is turned away: one is attached already");
+                });
+                // One that finds no room here sees an end of file at once.
+                if dock.turned_away.len() < MAX_TURNED_AWAY {
+                    let until = machine.now().after(TURN_AWAY_WITHIN);
+                    let visitor = Visitor { client: TurnedAway::new(stream), until, over: false };
+                    dock.turned_away.push(visitor);
+                }
             }
             Ok(Some(stream)) => {
                 let pid = peer_pid(&stream);
-                tracing::info!(port = %port_name(side), ?pid, "a host is attached");
+                machine.log(side, |left_out| {
+                    tracing::info!(port = %port_name(side), ?pid, left_out, "a host is attached");
+                });
                 dock.session = Some(ServerSession::new(stream));
                 machine.attach(side, pid);
             }
@@ -260,15 +304,31 @@ impl Server {
         }
     }
 
+    /// A host at a taken port says something.
+    fn turn_away(&mut self, side: Side, at: usize) {
+        let (dock, _) = self.dock_mut(side);
+        if let Some(visitor) = dock.turned_away.get_mut(at) {
+            visitor.over = visitor.client.service();
+        }
+    }
+
+    /// Drops those who have been told that the port is taken, and those who do not want to know.
+    fn show_out(&mut self) {
+        let now = self.machine.now();
+        for dock in [&mut self.a, &mut self.b] {
+            dock.turned_away.retain(|visitor| !visitor.over && now < visitor.until);
+        }
+    }
+
     /// A control client knocks.
     fn admit(&mut self) {
         let accepted = self.control.as_ref().map_or(Ok(None), Listener::accept);
         match accepted {
             Ok(None) => {}
-            Ok(Some(_)) if self.connections.len() >= MAX_CONNECTIONS => {
-                tracing::warn!("a control client is turned away: there are {MAX_CONNECTIONS}");
-            }
             Ok(Some(stream)) => match Connection::new(stream) {
+                Ok(connection) if self.connections.len() >= MAX_CONNECTIONS => {
+                    connection.refuse(format!("there are {MAX_CONNECTIONS} control clients already"));
+                }
                 Ok(connection) => self.connections.push(connection),
                 Err(error) => tracing::warn!(%error, "a control client cannot be served"),
             },
@@ -281,7 +341,7 @@ impl Server {
 
     /// A control client asks, or takes what it was sent.
     fn answer(&mut self, at: usize) {
-        // Closing a connection moves the last one here; `tell_watchers` removes, so that positions hold until then.
+        // `tell_watchers` removes the connections that are over; positions hold until then.
         let sessions = [self.a.status(), self.b.status()];
         let machine = &mut self.machine;
         let Some(connection) = self.connections.get_mut(at) else { return };
@@ -294,6 +354,9 @@ impl Server {
             }
             // The connection keeps this one itself.
             Request::Watch => Reply::Done,
+            Request::Overlay => Reply::Error {
+                error: "the windows of this twin are messages; there is nothing to overlay".into(),
+            },
         };
         if connection.service(answer).is_err() {
             connection.close();
@@ -302,9 +365,16 @@ impl Server {
 
     /// Hands what has happened to everybody who watches, and drops the connections that are over.
     fn tell_watchers(&mut self) {
-        let events = std::mem::take(&mut self.machine.events);
+        let mut news = Vec::new();
+        for event in self.machine.events.drain(..) {
+            if self.connections.iter().any(Connection::is_watching) {
+                // None of these types fails to serialise.
+                news.extend(encode(&Reply::Event(event)).unwrap_or_default());
+            }
+        }
         self.connections.retain_mut(|connection| {
-            let told = events.iter().try_for_each(|&event| connection.tell(event));
+            let told =
+                if connection.is_watching() && !news.is_empty() { connection.send(&news) } else { Ok(()) };
             told.and_then(|()| connection.flush()).is_ok() && !connection.is_closed()
         });
     }
@@ -318,6 +388,7 @@ impl Dock {
             listener: listen(endpoint)?,
             session: None,
             again: false,
+            turned_away: Vec::new(),
         })
     }
 

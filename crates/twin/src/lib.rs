@@ -39,6 +39,8 @@
 
 mod effect;
 mod function;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod ioat;
 mod link;
 mod machine;

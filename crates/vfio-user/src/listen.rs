@@ -2,7 +2,8 @@
 //!
 //! The path appears at once with mode 0600 and with somebody listening: the socket is made under a temporary name
 //! in the same directory, and linked to its own name only when it is ready. So whoever finds a socket that
-//! refuses connections may conclude that its owner is gone, and [`Listener::bind`] does.
+//! refuses connections may conclude that its owner is gone, and [`Listener::bind`] does. It finds out by connecting,
+//! so a living owner sees a client that leaves without a word.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -108,8 +109,8 @@ impl Listener {
         Err(ListenError::InUse(path.into()))
     }
 
-    /// Takes over a socket that listens already, as a supervisor hands it down. Its path, if any, is the
-    /// supervisor's.
+    /// Takes over a socket that listens already, as a supervisor hands it down, and makes it non-blocking. Its
+    /// path, if any, is the supervisor's.
     ///
     /// # Errors
     /// [`ListenError::NotListening`].
@@ -117,17 +118,20 @@ impl Listener {
         let listens = rustix::net::sockopt::socket_acceptconn(&socket).unwrap_or(false);
         let stream = rustix::net::sockopt::socket_type(&socket) == Ok(SocketType::STREAM);
         let unix = rustix::net::sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX);
-        if listens && stream && unix {
-            Ok(Self { socket, place: None })
-        } else {
-            Err(ListenError::NotListening)
+        if !(listens && stream && unix) {
+            return Err(ListenError::NotListening);
         }
+        // Whoever shares this socket may take the client that poll announced; accept must not wait for the next one.
+        let flags = rustix::fs::fcntl_getfl(&socket).map_err(|_| ListenError::NotListening)?;
+        rustix::fs::fcntl_setfl(&socket, flags | rustix::fs::OFlags::NONBLOCK)
+            .map_err(|_| ListenError::NotListening)?;
+        Ok(Self { socket, place: None })
     }
 
-    /// The next waiting client, or `None` if there is none; never waits on a listener from [`Listener::bind`].
+    /// The next waiting client, or `None` if there is none; never waits.
     ///
-    /// A second client while one is attached should be accepted and dropped: it then sees an end of file at
-    /// once, instead of waiting 5 s for a reply to VERSION.
+    /// A second client while one is attached should be accepted too, and [told](crate::server::TurnedAway) that the
+    /// place is taken: else it waits 5 s for a reply to VERSION.
     ///
     /// # Errors
     /// That of `accept`, such as too many open files. A client that has given up meanwhile is none.
@@ -246,3 +250,7 @@ fn clear_stale(path: &Path) -> Result<(), ListenError> {
     drop(fs::hard_link(&away.0, path));
     Err(ListenError::InUse(path.into()))
 }
+
+#[cfg(test)]
+#[path = "listen_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@
 
 use super::{Counters, Effect, Engine, Job, JobFault, JobKind, Outcome, PIECE_BYTES};
 use crate::Space;
+use crate::fuzzing::{Input, repeat};
 use ntb_spec::ioat::{
     self, CHANNELS, COMMAND_RESET, COMMAND_SUSPEND, Channel, Control, Descriptor, INTERRUPT_MASTER, Place,
     STATUS_COMPLETED, State, XFER_CAP, block, channel_offset, config,
@@ -33,33 +34,6 @@ pub enum Action {
     Take,
     /// A job comes back: which of those that are out, how, and what was fetched.
     GiveBack(u8, u8, u64),
-}
-
-/// Takes numbers off the front of an input; zeros once it is used up.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let (head, rest) = self.0.split_at(N.min(self.0.len()));
-        self.0 = rest;
-        let mut out = [0; N];
-        for (byte, &new) in out.iter_mut().zip(head) {
-            *byte = new;
-        }
-        out
-    }
-
-    fn byte(&mut self) -> u8 {
-        u8::from_le_bytes(self.take())
-    }
-
-    fn offset(&mut self) -> u32 {
-        u32::from_le_bytes(self.take())
-    }
-
-    fn value(&mut self) -> u64 {
-        u64::from_le_bytes(self.take())
-    }
 }
 
 /// What an input says.
@@ -400,51 +374,5 @@ fn descriptor(seed: u64) -> Descriptor {
     }
 }
 
-/// A value as so many bytes, over and over.
-fn repeat(value: u64, buffer: &mut [u8; 16], bytes: usize) -> &[u8] {
-    for (slot, byte) in buffer.iter_mut().zip(value.to_le_bytes().into_iter().cycle()) {
-        *slot = byte;
-    }
-    buffer.get(..bytes).unwrap_or_default()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(256))]
-
-        #[test]
-        fn whatever_a_host_writes_and_however_jobs_end(input in prop::collection::vec(any::<u8>(), 0..2048)) {
-            run(&input);
-        }
-    }
-
-    /// Not from the fuzzer: numbers of a linear congruence, long enough for everything to happen.
-    #[test]
-    fn inputs_get_somewhere() {
-        let mut state = 1_u32;
-        let input: Vec<u8> = (0..100_000)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                state.to_le_bytes()[3]
-            })
-            .collect();
-        let counters = play(&actions(&input));
-        assert!(counters.descriptors > 100 && counters.bytes > 1 << 20, "{counters:?}");
-        assert!(counters.errors > 50 && counters.stale_jobs > 50 && counters.interrupts > 50, "{counters:?}");
-        assert!(counters.bad_accesses > 50 && counters.resets > 50, "{counters:?}");
-    }
-
-    #[test]
-    fn inputs_reach_every_kind_of_action() {
-        let input: Vec<u8> = (0..32).flat_map(|what| [what; 16]).collect();
-        let kinds: BTreeSet<String> = actions(&input)
-            .iter()
-            .map(|action| format!("{action:?}").split('(').next().unwrap().to_owned())
-            .collect();
-        assert_eq!(kinds.len(), 9, "{kinds:?}");
-    }
-}
+mod tests;

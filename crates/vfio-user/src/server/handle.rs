@@ -22,10 +22,30 @@ struct Agreed {
     max_data_bytes: u32,
 }
 
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Work {
+    /// How much of the budget it took; at least 1.
+    pub(super) cost: usize,
+    /// `false`: a multiple write that goes on when it is handed in again.
+    pub(super) finished: bool,
+}
+
+/// How far a multiple write has come, when the budget ended before its records.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    next: usize,
+    first_fault: Option<Fault>,
+}
+
+/// Bytes that cost as much as a message.
+const BYTES_PER_COST: usize = 1024;
+
 /// The part of a session that is neither input nor output.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     agreed: Option<Agreed>,
+    begun: Option<Begun>,
     pub(super) counters: Counters,
 }
 
@@ -35,19 +55,24 @@ impl Desk {
         self.agreed.as_ref().map(|agreed| &agreed.client)
     }
 
-    /// Carries out one message and puts the answer, if there is to be one, at the end of `out`.
+    /// Carries out one message and puts the answer, if there is to be one, at the end of `out`. Of a multiple write
+    /// as many records as `budget` has room for.
     #[inline]
     pub(super) fn handle<D: Device + ?Sized>(
         &mut self,
         message: Message<'_>,
         device: &mut D,
         out: &mut Output,
-    ) {
+        budget: usize,
+    ) -> Work {
         let Message { header, payload, fds } = message;
-        bump(&mut self.counters.messages);
-        add(&mut self.counters.bytes_in, payload.len().saturating_add(HEADER_BYTES));
+        if self.begun.is_none() {
+            bump(&mut self.counters.messages);
+            add(&mut self.counters.bytes_in, payload.len().saturating_add(HEADER_BYTES));
+        }
         let mark = out.bytes.len();
-        if let Err(fault) = self.carry_out(&header, payload, fds, device, out) {
+        let mut work = Work { cost: 1, finished: true };
+        if let Err(fault) = self.carry_out(&header, payload, fds, device, out, budget, &mut work) {
             // What was begun of a reply is void, and a message that wants no reply gets no error either: QEMU
             // takes one for an answer to something else.
             out.bytes.truncate(mark);
@@ -56,7 +81,12 @@ impl Desk {
                 emit_error(&header, fault.errno, &mut out.bytes);
             }
         }
-        add(&mut self.counters.bytes_out, out.bytes.len().saturating_sub(mark));
+        let replied = out.bytes.len().saturating_sub(mark);
+        add(&mut self.counters.bytes_out, replied);
+        if header.command() != Command::REGION_WRITE_MULTI {
+            work.cost = work.cost.saturating_add(payload.len().saturating_add(replied) / BYTES_PER_COST);
+        }
+        work
     }
 
     #[cold]
@@ -73,6 +103,8 @@ impl Desk {
         fds: MessageFds,
         device: &mut D,
         out: &mut Output,
+        budget: usize,
+        work: &mut Work,
     ) -> Result<(), Fault> {
         let (command, posted) = (header.command(), header.flags().no_reply());
         if !header.flags().is_request() {
@@ -110,7 +142,10 @@ impl Desk {
                 return Ok(());
             }
             Request::WriteMulti(records) => {
-                self.write_multi(device, agreed, header, records)?;
+                self.write_multi(device, agreed, header, records, budget, work)?;
+                if !work.finished {
+                    return Ok(());
+                }
                 Reply::WrittenMulti { records: u64::try_from(records.len()).unwrap_or(u64::MAX) }
             }
             Request::Version { .. } => {
@@ -174,16 +209,25 @@ impl Desk {
         agreed: Agreed,
         header: &Header,
         records: Records<'_>,
+        budget: usize,
+        work: &mut Work,
     ) -> Result<(), Fault> {
-        let mut first = None;
-        for record in records.iter() {
+        let Begun { next, mut first_fault } =
+            self.begun.take().unwrap_or(Begun { next: 0, first_fault: None });
+        let to = next.saturating_add(budget.max(1)).min(records.len());
+        *work = Work { cost: to.saturating_sub(next).max(1), finished: to == records.len() };
+        for record in records.iter().take(to).skip(next) {
             match write(device, agreed, record.region, record.offset, record.data(), true) {
                 Ok(()) => bump(&mut self.counters.posted_writes),
-                Err(fault) if first.is_none() => first = Some(fault),
+                Err(fault) if first_fault.is_none() => first_fault = Some(fault),
                 Err(fault) => self.refuse(header, fault),
             }
         }
-        first.map_or(Ok(()), Err)
+        if !work.finished {
+            self.begun = Some(Begun { next: to, first_fault });
+            return Ok(());
+        }
+        first_fault.map_or(Ok(()), Err)
     }
 }
 

@@ -95,6 +95,8 @@ pub(super) struct Input {
     tail: MessageFds,
     /// Index of the byte that `tail` arrived with.
     tail_at: usize,
+    /// Size of the message that `next` gave out last.
+    last_bytes: usize,
 }
 
 impl Input {
@@ -106,12 +108,18 @@ impl Input {
             head: MessageFds::default(),
             tail: MessageFds::default(),
             tail_at: 0,
+            last_bytes: 0,
         }
     }
 
     /// Whether the peer has begun a message that is not complete.
     pub(super) fn has_partial(&self) -> bool {
         self.start != self.end
+    }
+
+    #[cfg(test)]
+    pub(super) fn held_fds(&self) -> usize {
+        self.head.fds.len() + self.tail.fds.len()
     }
 
     /// The next whole message; `None` if [`Input::fill`] must come first.
@@ -122,11 +130,17 @@ impl Input {
         let Some(size) = header.checked_size(MAX_MESSAGE_BYTES) else { return Err(BadFrame(header)) };
         let Some(payload) = received.get(HEADER_BYTES..size) else { return Ok(None) };
         self.start = self.start.saturating_add(size);
+        self.last_bytes = size;
         let mut fds = take(&mut self.head);
         if !self.tail.is_empty() && self.tail_at < self.start {
             fds.absorb(take(&mut self.tail));
         }
         Ok(Some(Message { header, payload, fds }))
+    }
+
+    /// Has [`Input::next`] give out its last message once more, without its file descriptors.
+    pub(super) fn put_back(&mut self) {
+        self.start = self.start.saturating_sub(take(&mut self.last_bytes));
     }
 
     /// Reads once, without waiting. Call it only when [`Input::next`] has nothing left.

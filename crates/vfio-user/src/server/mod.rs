@@ -15,6 +15,7 @@ mod device;
 mod handle;
 mod input;
 mod output;
+mod turned_away;
 
 #[cfg(test)]
 mod tests;
@@ -26,9 +27,10 @@ use rustix::io::Errno;
 
 pub use counters::{Counters, Refused};
 pub use device::{Device, IrqChange, Mapping, Region, Vectors};
+pub use turned_away::TurnedAway;
 
 use crate::wire::{Capabilities, Command, Flags, Header, emit_error};
-use handle::Desk;
+use handle::{Desk, Work};
 use input::{BadFrame, Fill, Input};
 use output::Output;
 
@@ -51,7 +53,7 @@ pub struct ServerSession {
 /// What [`ServerSession::service`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Messages taken, refused ones too.
+    /// Messages that are done, refused ones too.
     pub handled: usize,
     /// What to do next.
     pub next: Next,
@@ -97,8 +99,12 @@ impl ServerSession {
         Self { socket, input: Input::new(), output: Output::default(), desk: Desk::default(), over: false }
     }
 
-    /// Sends pending replies, then takes up to `budget` messages (at least 1), carries them out and answers them.
-    /// Never waits.
+    /// Sends pending replies, then takes messages, carries them out and answers them, until the socket has no more
+    /// or `budget` (at least 1) is spent. Never waits.
+    ///
+    /// A message costs 1, one that moves many bytes 1 more for each KiB, and a multiple write 1 for each of its records; it
+    /// goes on at the next call if they are more than the budget has left. So a call is as short as the
+    /// budget says, whatever the client sends.
     ///
     /// Replies are sent before the socket is read again, and before it returns.
     ///
@@ -120,7 +126,7 @@ impl ServerSession {
     fn run<D: Device + ?Sized>(&mut self, device: &mut D, budget: usize) -> Result<Progress, SessionError> {
         let Self { socket, input, output, desk, over: _ } = self;
         let socket = socket.as_fd();
-        let mut handled: usize = 0;
+        let (mut handled, mut spent): (usize, usize) = (0, 0);
         let done = |handled, next| Ok(Progress { handled, next });
         loop {
             loop {
@@ -130,16 +136,21 @@ impl ServerSession {
                         return done(handled, Next::Writable);
                     }
                 }
-                if handled >= budget {
+                if spent >= budget {
                     output.flush(socket).map_err(SessionError::Socket)?;
                     return done(handled, Next::Again);
                 }
-                match input.next() {
-                    Ok(Some(message)) => desk.handle(message, device, output),
+                let Work { cost, finished } = match input.next() {
+                    Ok(Some(message)) => desk.handle(message, device, output, budget.saturating_sub(spent)),
                     Ok(None) => break,
                     Err(BadFrame(header)) => return Err(reject(&header, output, socket)),
+                };
+                spent = spent.saturating_add(cost);
+                if finished {
+                    handled = handled.saturating_add(1);
+                } else {
+                    input.put_back();
                 }
-                handled = handled.saturating_add(1);
             }
             if output.is_pending() {
                 output.flush(socket).map_err(SessionError::Socket)?;
