@@ -196,7 +196,7 @@ pub static GLOBAL: &[Row<Global>] = &[
     row!(0x04, 4, Global::AttentionStatus,  "ATTNSTATUS",    ReadOnly,  0,      0,                    "bit n: channel n raised an interrupt that is not re-armed, or would raise one", "Linux ioat_dma_do_interrupt"),
     row!(0x08, 1, Global::Version,          "VER",           ReadOnly,  0,      0x32,                 "version 3.2", "Linux ioat_pci_probe"),
     row!(0x0A, 2, Global::PerPortOffset,    "PERPORTOFFSET", ReadOnly,  0,      0,                    "no registers per port", "Linux IOAT_PERPORTOFFSET_OFFSET"),
-    row!(0x0C, 2, Global::InterruptDelay,   "INTRDELAY",     ReadWrite, 0x3FFF, 0,                    "microseconds of interrupt coalescing: storage; bit 15 is 0, there is none", "Linux __cleanup, IOAT_INTRDELAY_MASK"),
+    row!(0x0C, 2, Global::InterruptDelay,   "INTRDELAY",     ReadWrite, 0x3FFF, 0,                    "microseconds of interrupt coalescing: storage; bit 15 is 0, there is none", "Linux __ioat_cleanup, IOAT_INTRDELAY_MASK"),
     row!(0x0E, 2, Global::DeviceStatus,     "DEVICE_STATUS", ReadOnly,  0,      0,                    "not degraded, not restricted", "Linux IOAT_DEVICE_STATUS_OFFSET"),
     row!(0x10, 4, Global::Capabilities,     "DMACAP",        ReadOnly,  0,      0,                    "copies and null descriptors alone", "Linux ioat3_dma_probe"),
     row!(0x14, 2, Global::DcaOffset,        "DCAOFFSET",     ReadOnly,  0,      0,                    "no direct cache access", "Linux ioat_dca_init"),
