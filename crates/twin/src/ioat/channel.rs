@@ -27,8 +27,7 @@ mod at {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Run {
     Running,
-    /// To be suspended as soon as nothing is under way.
-    Suspending,
+    /// Takes no further step, but for the completion of a descriptor whose copy is done.
     Suspended,
     Halted,
 }
@@ -179,9 +178,9 @@ impl Channel {
             self.reset();
         } else if orders & COMMAND_SUSPEND != 0 {
             if self.run == Run::Running {
-                self.run = Run::Suspending;
+                self.run = Run::Suspended;
             }
-        } else if orders & COMMAND_RESUME != 0 && matches!(self.run, Run::Suspending | Run::Suspended) {
+        } else if orders & COMMAND_RESUME != 0 && self.run == Run::Suspended {
             self.run = Run::Running;
         }
     }
@@ -331,14 +330,8 @@ impl Channel {
 
     // --- state ------------------------------------------------------------------------------------------------
 
-    /// Does what waited until nothing is under way.
+    /// Halts on an address of a descriptor that is needed now and cannot be one.
     pub(super) fn settle(&mut self) {
-        if self.out.is_some() || matches!(self.phase, Phase::WriteBack { .. }) {
-            return;
-        }
-        if self.run == Run::Suspending {
-            self.run = Run::Suspended;
-        }
         let needs_next = self.run == Run::Running && self.phase == Phase::Fetch && self.pending() != 0;
         if needs_next && self.next & !STATUS_COMPLETED != 0 {
             let first = self.completed.is_none();
@@ -368,7 +361,7 @@ impl Channel {
             (Run::Halted, _) => State::Halted,
             (Run::Suspended, _) => State::Suspended,
             (Run::Running, Phase::Fetch) if self.pending() == 0 => State::Done,
-            (Run::Running | Run::Suspending, _) => State::Active,
+            (Run::Running, _) => State::Active,
         }
     }
 

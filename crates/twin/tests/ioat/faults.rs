@@ -90,7 +90,11 @@ fn addresses_of_descriptors_are_checked_when_they_are_needed() {
         host.start(0, RING, 1);
         host.run();
         assert_eq!((host.status(0), host.r32(0, ERROR)), (RING | DONE, 0), "the last one's next is nobody's");
+        host.w8(0, COMMAND, COMMAND_SUSPEND);
         host.w16(0, COUNT, 2);
+        host.run();
+        assert_eq!((host.status(0), host.r32(0, ERROR)), (RING | SUSPENDED, 0), "not needed yet");
+        host.w8(0, COMMAND, COMMAND_RESUME);
         host.run();
         assert_eq!((host.status(0), host.r32(0, ERROR)), (RING | HALTED, error));
     }
@@ -192,6 +196,16 @@ fn hints_and_the_fence_change_nothing() {
     let mut host = halt_on(copy(RING, 0x2000, 64, all));
     assert_eq!((host.r32(0, ERROR), host.status(0)), (0, (RING + 128) | DONE));
     assert_eq!(host.bytes(0x2000, 64), host.bytes(RING, 64));
+}
+
+#[test]
+fn a_range_may_end_where_addresses_end() {
+    let copies =
+        |host: &Host| host.jobs.iter().filter(|(_, kind)| matches!(kind, JobKind::Copy { .. })).count();
+    assert_eq!(copies(&halt_on(copy(u64::MAX - 7, 0, 8, TELL))), 1, "tried");
+    assert_eq!(copies(&halt_on(copy(u64::MAX - 6, 0, 8, TELL))), 0);
+    assert_eq!(copies(&halt_on(copy(0, u64::MAX - 7, 8, TELL))), 1, "tried");
+    assert_eq!(copies(&halt_on(copy(0, u64::MAX - 6, 8, TELL))), 0);
 }
 
 /// A fetch that comes back without its bytes is unreadable; it is the caller's mistake, and no reason to panic.
