@@ -3,7 +3,7 @@
 use crate::workspace::Workspace;
 use anyhow::{Context as _, Result};
 use ntb_spec::table::{Access, Row};
-use ntb_spec::{DOORBELLS, INTERRUPT_SOURCES, LINK_SOURCE, MSIX_VECTORS, SCRATCHPADS, bar0, config};
+use ntb_spec::{DOORBELLS, INTERRUPT_SOURCES, LINK_SOURCE, MSIX_VECTORS, SCRATCHPADS, bar0, config, ioat};
 use std::fs;
 
 /// The page, from the root of the repository.
@@ -52,12 +52,13 @@ fn page() -> String {
         "\
 # Registers of the twin
 
-<!-- Written by `cargo xtask registers` from crates/ntb-spec/src/bar0.rs and config.rs: change those. -->
+<!-- Written by `cargo xtask registers` from crates/ntb-spec/src/{{bar0,config,function,ioat}}.rs: change those. -->
 
-The Intel NTB Gen3 (8086:201C) as this project models it. The twin takes every access by these two tables, traces are
-decoded by them and the table tests walk them; CI fails if this page says something else.
+The Intel NTB Gen3 (8086:201C) and, below, the I/OAT DMA engine (8086:2021), as this project models them. The twin takes
+every access by these tables, traces are decoded by them and the table tests walk them; CI fails if this page says
+something else.
 
-There is no public document of this device. *Source* names the driver, and the function or constant in it, from which
+There is no public document of these devices. *Source* names the driver, and the function or constant in it, from which
 a row was read; what no driver tells is *chosen*.
 
 **How to read it.** *Width* is in bytes. An array of *Count* elements lies side by side from its offset. *Mask* has the
@@ -68,7 +69,7 @@ bits that a write may change (or clear), *Reset* the value after power-on and af
 | RO | is ignored | gives the value |
 | RW | stores the bits of the mask | gives the value |
 | RW1C | clears the bits of the mask that are written as 1 | gives the value |
-| W1 | of 1 to bit 0 is an event | gives 0 |
+| W1 | of 1 to a bit of the mask is an event, nothing is stored | gives 0, unless the row says more |
 | RW peer | lands in the peer's register | gives the peer's live value |
 
 ## BAR 0
@@ -91,7 +92,8 @@ bits that a write may change (or clear), *Reset* the value after power-on and af
 {config_bytes} bytes, in any width at any offset: bytes that no row covers read 0 and ignore writes. The mask of `BAR` depends on the
 size of the windows, and so does the reset value of `BARSZ`; `CLASS` reads 0x{class}; `PPD` is 0x01 on port a and 0x11 on port b.
 
-{config}",
+{config}
+{ioat}",
         bar0_bytes = bar0::BYTES / 1024,
         first = bar0::reset_vector(0),
         last = bar0::reset_vector(last_doorbell),
@@ -102,7 +104,55 @@ size of the windows, and so does the reset value of `BARSZ`; `CLASS` reads 0x{cl
         config_bytes = config::BYTES,
         class = config::CLASS.iter().rev().map(|byte| format!("{byte:02X}")).collect::<String>(),
         config = table(config::TABLE),
+        ioat = ioat_section(),
     )
+}
+
+/// The engine's part of the page.
+fn ioat_section() -> String {
+    format!(
+        "\
+## I/OAT: BAR 0
+
+{bytes} KiB, 64-bit. Widths are as in the NTB's BAR 0. The MSI-X table ({vectors} vectors, one for each channel) is at {msix_table} and its
+pending bits are at {msix_pba}; both places are chosen.
+
+{global}
+## I/OAT: a channel
+
+Channel n of {channels} has its block at {stride} × (n + 1) in BAR 0; offsets are from there. What the orders do, which bit of CHANERR stands
+for what, and when an interrupt is raised is told in `crates/twin/src/ioat/mod.rs`.
+
+{channel}
+## I/OAT: a descriptor
+
+{descriptor} bytes, aligned to as many, little-endian: `size` at 0x00 (4 bytes), `control` at 0x04 (4), `source` at 0x08, `destination` at
+0x10, `next` at 0x18 (8 each); the rest is the driver's. Control: bit 0 interrupt, bit 3 write the completion, bit 4
+fence, bit 5 null, bits 31:24 operation, 0 is a copy; the others are hints without effect.
+
+## I/OAT: configuration space
+
+As the NTB's, but for these rows; `CLASS` reads 0x{class}, and BAR 0 is the only BAR.
+
+{config}",
+        bytes = ioat::BYTES / 1024,
+        vectors = ioat::MSIX_VECTORS,
+        msix_table = hex(ioat::MSIX_TABLE.into(), 2),
+        msix_pba = hex(ioat::MSIX_PBA.into(), 2),
+        global = table(ioat::GLOBAL),
+        channels = ioat::CHANNELS,
+        stride = hex(ioat::CHANNEL_BYTES.into(), 1),
+        channel = table(ioat::CHANNEL),
+        descriptor = ioat::DESCRIPTOR_BYTES,
+        class = ioat::config::CLASS.iter().rev().map(|byte| format!("{byte:02X}")).collect::<String>(),
+        config = table(&ioat_config()),
+    )
+}
+
+/// The rows of the engine's configuration space that the NTB does not have just so.
+fn ioat_config() -> Vec<Row<config::Reg>> {
+    let ntb: Vec<String> = config::TABLE.iter().map(line).collect();
+    ioat::config::TABLE.iter().filter(|row| !ntb.contains(&line(row))).copied().collect()
 }
 
 fn table<R>(rows: &[Row<R>]) -> String {
@@ -151,11 +201,13 @@ mod tests {
     fn every_row_is_on_the_page_and_every_line_has_all_columns() {
         let page = page();
         let names = bar0::TABLE.iter().map(|row| row.name).chain(config::TABLE.iter().map(|row| row.name));
-        for name in names {
+        let engine = ioat::GLOBAL.iter().map(|row| row.name).chain(ioat::CHANNEL.iter().map(|row| row.name));
+        for name in names.chain(engine).chain(ioat::config::TABLE.iter().map(|row| row.name)) {
             assert!(page.contains(&format!("| `{name}` |")), "{name}");
         }
         let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| 0x")).collect();
-        assert_eq!(rows.len(), bar0::TABLE.len() + config::TABLE.len());
+        let engine = ioat::GLOBAL.len() + ioat::CHANNEL.len() + ioat_config().len();
+        assert_eq!(rows.len(), bar0::TABLE.len() + config::TABLE.len() + engine);
         assert!(rows.iter().all(|row| row.matches(" | ").count() == 8));
         assert!(page.ends_with("|\n"));
     }
@@ -165,6 +217,7 @@ mod tests {
         let page = page();
         let accesses =
             bar0::TABLE.iter().map(|row| row.access).chain(config::TABLE.iter().map(|row| row.access));
+        let accesses = accesses.chain(ioat::CHANNEL.iter().map(|row| row.access));
         for access in accesses {
             assert!(page.contains(&format!("\n| {} | ", access.abbreviation())), "{access:?}");
         }

@@ -1,137 +1,48 @@
 //! PCI configuration space of the NTB function: 4096 bytes.
 //!
-//! The header, the capabilities and the device's own bytes at 0xD0 to 0xD4 and 0x1A2. Unlike BAR 0 this space may be accessed in
-//! any width at any offset: bytes that no row covers read 0 and ignore writes.
+//! The header and the capabilities that every [`function`](crate::function) has, and the device's own bytes at 0xD0 to 0xD4 and
+//! 0x1A2. Unlike BAR 0 this space may be accessed in any width at any offset: bytes that no row covers read 0 and
+//! ignore writes.
 
 use crate::bar0::{MSIX_PBA, MSIX_TABLE};
-use crate::table::{Access, Row, is_well_formed};
+pub use crate::function::*;
+use crate::function::{function_table, row};
+use crate::table::{Row, is_well_formed};
 use crate::{MSIX_VECTORS, bits};
 
-/// Size of configuration space in bytes. All of it must be reachable: the link status is at 0x1A2.
-pub const BYTES: u32 = 0x1000;
-
-/// Intel.
-pub const VENDOR: u16 = 0x8086;
 /// "NTB_B2B_SKX": the back-to-back NTB of a Skylake Xeon.
 pub const DEVICE: u16 = 0x201C;
-
-/// Registers of configuration space that have behaviour; all others are [`Reg::Plain`] storage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reg {
-    /// Storage with a mask, or a constant.
-    Plain,
-    /// COMMAND: memory enable, bus master.
-    Command,
-    /// The six BAR dwords: pairs of 64-bit, prefetchable BARs. The writable bits depend on the size.
-    Bars,
-    /// MSI-X message control.
-    MsixControl,
-    /// Device control; bit 15 starts a function-level reset.
-    DeviceControl,
-    /// log2 of the size of each window, fixed by firmware.
-    WindowSizes,
-    /// PPD: which end of the link this is.
-    Ppd,
-    /// LINK_STATUS of the NTB link.
-    LinkStatus,
-}
-
-/// COMMAND bit 1.
-pub const COMMAND_MEMORY: u16 = 1 << 1;
-/// COMMAND bit 2.
-pub const COMMAND_BUS_MASTER: u16 = 1 << 2;
-/// MSI-X message control bit 15.
-pub const MSIX_ENABLE: u16 = 1 << 15;
-/// MSI-X message control bit 14: all vectors masked.
-pub const MSIX_FUNCTION_MASK: u16 = 1 << 14;
-/// Device control bit 15.
-pub const DEVICE_CONTROL_FLR: u16 = 1 << 15;
+/// Class code bytes, low byte first: interface, subclass (other), base class (bridge).
+pub const CLASS: [u8; 3] = [0x00, 0x80, 0x06];
 /// Low bits of a BAR dword: 64-bit, prefetchable memory.
 pub const BAR_TYPE: u32 = 0xC;
 
-/// Offset of COMMAND.
-pub const COMMAND: u32 = 0x04;
-/// Offset of the first BAR dword.
-pub const BAR: u32 = 0x10;
-/// Offset of the MSI-X capability.
-pub const MSIX: u32 = 0x80;
-/// Offset of MSI-X message control.
-pub const MSIX_CONTROL: u32 = MSIX + 2;
-/// Offset of the PCI Express capability (so that DEVCTRL is at 0x98, as Linux has it).
-pub const PCIE: u32 = 0x90;
-/// Offset of device control.
-pub const DEVICE_CONTROL: u32 = PCIE + 8;
 /// Offset of the four size bytes: IMBAR1SZ, IMBAR2SZ, EMBAR1SZ, EMBAR2SZ.
 pub const WINDOW_SIZES: u32 = 0xD0;
 /// Offset of PPD.
 pub const PPD: u32 = 0xD4;
-/// Offset of the power management capability.
-pub const POWER: u32 = 0xE0;
 /// Offset of LINK_STATUS.
 pub const LINK_STATUS: u32 = 0x1A2;
 
-#[rustfmt::skip] // a table reads by columns
-macro_rules! row {
-    ($at:literal, $bytes:literal x $count:literal, $reg:ident, $name:literal, $access:ident, $mask:expr, $reset:expr, $doc:literal, $source:literal) => {
-        Row { at: $at, bytes: $bytes, count: $count, reg: Reg::$reg, name: $name, access: Access::$access, mask: $mask, reset: $reset, doc: $doc, source: $source }
-    };
-}
-
 /// Every register of configuration space, in the order of its offsets.
 #[rustfmt::skip] // a table reads by columns
-pub static TABLE: &[Row<Reg>] = &[
-    row!(0x000, 2 x 1, Plain,         "VENDOR_ID",      ReadOnly,        0,           VENDOR as u64,           "Intel", "PCI 3.0, 6.2.1"),
-    row!(0x002, 2 x 1, Plain,         "DEVICE_ID",      ReadOnly,        0,           DEVICE as u64,           "NTB back to back, Skylake Xeon", "Linux PCI_DEVICE_ID_INTEL_NTB_B2B_SKX"),
-    row!(0x004, 2 x 1, Command,       "COMMAND",        ReadWrite,       0x0546,      0,                       "bit 1 memory decode, bit 2 bus master, bit 10 INTx disable", "PCI 3.0, 6.2.2"),
-    row!(0x006, 2 x 1, Plain,         "STATUS",         WriteOneToClear, 0xF900,      0x0010,                  "bit 4: there are capabilities", "PCI 3.0, 6.2.3"),
-    row!(0x008, 1 x 1, Plain,         "REVISION",       ReadOnly,        0,           0x04,                    "revision; no driver looks", "chosen"),
-    row!(0x009, 1 x 3, Plain,         "CLASS",          ReadOnly,        0,           0,                       "0x068000, other bridge: bytes 00 80 06", "chosen, as real devices show"),
-    row!(0x00C, 1 x 1, Plain,         "CACHE_LINE",     ReadWrite,       0xFF,        0,                       "cache line size in dwords", "PCI 3.0, 6.2.4"),
-    row!(0x010, 4 x 6, Bars,          "BAR",            ReadWrite,       0xFFFF_FFFF, 0,                       "BAR 0 registers, BAR 2 window 0, BAR 4 window 1; each 64-bit and prefetchable", "PCI 3.0, 6.2.5.1"),
-    row!(0x02C, 2 x 1, Plain,         "SUBSYSTEM_VENDOR",ReadOnly,       0,           VENDOR as u64,           "Intel", "PCI 3.0, 6.2.4"),
-    row!(0x02E, 2 x 1, Plain,         "SUBSYSTEM_ID",   ReadOnly,        0,           0,                       "none", "chosen"),
-    row!(0x034, 1 x 1, Plain,         "CAPABILITIES",   ReadOnly,        0,           MSIX as u64,             "first capability: MSI-X", "PCI 3.0, 6.7"),
-    row!(0x03C, 1 x 1, Plain,         "INTERRUPT_LINE", ReadWrite,       0xFF,        0,                       "storage for firmware", "PCI 3.0, 6.2.4"),
-    row!(0x03D, 1 x 1, Plain,         "INTERRUPT_PIN",  ReadOnly,        0,           0,                       "none: INTx would make QEMU trap every mapped window", "chosen"),
-    row!(0x080, 2 x 1, Plain,         "MSIX_CAP",       ReadOnly,        0,           0x11 | (PCIE as u64) << 8, "MSI-X, next: PCI Express", "PCI 3.0, 6.8.2"),
-    row!(0x082, 2 x 1, MsixControl,   "MSIX_CONTROL",   ReadWrite,       0xC000,      MSIX_VECTORS as u64 - 1, "bit 15 enable, bit 14 mask all, bits 10:0 vectors less one", "PCI 3.0, 6.8.2.3"),
-    row!(0x084, 4 x 1, Plain,         "MSIX_TABLE",     ReadOnly,        0,           MSIX_TABLE as u64,       "table in BAR 0", "chosen"),
-    row!(0x088, 4 x 1, Plain,         "MSIX_PBA",       ReadOnly,        0,           MSIX_PBA as u64,         "pending bits in BAR 0", "chosen"),
-    row!(0x090, 2 x 1, Plain,         "PCIE_CAP",       ReadOnly,        0,           0x10 | (POWER as u64) << 8, "PCI Express, next: power management", "PCIe 3.0, 7.8.1"),
-    row!(0x092, 2 x 1, Plain,         "PCIE_CAPS",      ReadOnly,        0,           0x0002,                  "version 2, endpoint", "PCIe 3.0, 7.8.2"),
-    row!(0x094, 4 x 1, Plain,         "DEVCAP",         ReadOnly,        0,           0x1000_8001,             "256-byte payloads, role-based errors, function-level reset", "PCIe 3.0, 7.8.3"),
-    row!(0x098, 2 x 1, DeviceControl, "DEVCTRL",        ReadWrite,       0xFFFF,      0x2810,                  "bit 15 starts a function-level reset and reads 0", "PCIe 3.0, 7.8.4; Linux ndev_ntb3_debugfs_read"),
-    row!(0x09A, 2 x 1, Plain,         "DEVSTS",         WriteOneToClear, 0x000F,      0,                       "errors detected", "PCIe 3.0, 7.8.5; Linux ndev_ntb3_debugfs_read"),
-    row!(0x09C, 4 x 1, Plain,         "LINKCAP",        ReadOnly,        0,           0x0000_0103,             "8 GT/s, x16", "PCIe 3.0, 7.8.6"),
-    row!(0x0A0, 2 x 1, Plain,         "LINKCTRL",       ReadWrite,       0x0FEB,      0,                       "link control of the host's own link", "PCIe 3.0, 7.8.7"),
-    row!(0x0A2, 2 x 1, Plain,         "LINKSTS",        ReadOnly,        0,           0x1103,                  "8 GT/s, x16: the host's own link, not the NTB's", "PCIe 3.0, 7.8.8"),
-    row!(0x0B4, 4 x 1, Plain,         "DEVCAP2",        ReadOnly,        0,           0,                       "nothing optional", "PCIe 3.0, 7.8.15"),
-    row!(0x0B8, 2 x 1, Plain,         "DEVCTRL2",       ReadWrite,       0x001F,      0,                       "completion time-out", "PCIe 3.0, 7.8.16"),
-    row!(0x0BC, 4 x 1, Plain,         "LINKCAP2",       ReadOnly,        0,           0x0000_000E,             "2.5, 5 and 8 GT/s", "PCIe 3.0, 7.8.18"),
-    row!(0x0C0, 2 x 1, Plain,         "LINKCTRL2",      ReadWrite,       0x000F,      0x0003,                  "target speed", "PCIe 3.0, 7.8.19"),
-    row!(0x0C2, 2 x 1, Plain,         "LINKSTS2",       ReadOnly,        0,           0,                       "nothing to tell", "PCIe 3.0, 7.8.20"),
-    row!(0x0D0, 1 x 4, WindowSizes,   "BARSZ",          ReadOnly,        0,           0,                       "IMBAR1SZ, IMBAR2SZ, EMBAR1SZ, EMBAR2SZ: log2 of bytes", "FreeBSD XEON_GEN3; DPDK XEON_IMBAR1SZ_OFFSET"),
-    row!(0x0D4, 1 x 1, Ppd,           "PPD",            ReadOnly,        0,           bits::Ppd::USD.into_bits() as u64, "0x01 upstream, 0x11 downstream, back to back", "Linux gen3_init_dev, xeon_ppd_topo"),
-    row!(0x0E0, 2 x 1, Plain,         "PM_CAP",         ReadOnly,        0,           0x0001,                  "power management, last", "PCI PM 1.2, 3.2"),
-    row!(0x0E2, 2 x 1, Plain,         "PM_CAPS",        ReadOnly,        0,           0x0003,                  "version 3, no PME", "PCI PM 1.2, 3.2.3"),
-    row!(0x0E4, 2 x 1, Plain,         "PM_CONTROL",     ReadWrite,       0x0003,      0x0008,                  "power state (stored, without effect); no reset on leaving D3", "PCI PM 1.2, 3.2.4"),
-    row!(0x100, 4 x 1, Plain,         "VSEC",           ReadOnly,        0,           0x1481_000B,             "vendor-specific, next: AER", "PCIe 3.0, 7.19"),
-    row!(0x104, 4 x 1, Plain,         "VSEC_HEADER",    ReadOnly,        0,           0x00C1_0001,             "12 bytes, nothing in them", "PCIe 3.0, 7.19.2"),
-    row!(0x148, 4 x 1, Plain,         "AER",            ReadOnly,        0,           0x0002_0001,             "advanced error reporting, last", "PCIe 3.0, 7.10.1"),
-    row!(0x14C, 4 x 1, Plain,         "UNCERRSTS",      WriteOneToClear, 0x01FF_F030, 0,                       "uncorrectable errors: none ever", "PCIe 3.0, 7.10.2; Linux ndev_ntb3_debugfs_read"),
-    row!(0x150, 4 x 1, Plain,         "UNCERRMSK",      ReadWrite,       0x01FF_F030, 0,                       "uncorrectable mask", "PCIe 3.0, 7.10.3"),
-    row!(0x154, 4 x 1, Plain,         "UNCERRSEV",      ReadWrite,       0x01FF_F030, 0x0006_2030,             "uncorrectable severity", "PCIe 3.0, 7.10.4"),
-    row!(0x158, 4 x 1, Plain,         "CORERRSTS",      WriteOneToClear, 0x0000_F1C1, 0,                       "correctable errors: none ever", "PCIe 3.0, 7.10.5; Linux ndev_ntb3_debugfs_read"),
-    row!(0x15C, 4 x 1, Plain,         "CORERRMSK",      ReadWrite,       0x0000_F1C1, 0x0000_2000,             "correctable mask", "PCIe 3.0, 7.10.6"),
-    row!(0x160, 4 x 1, Plain,         "AERCTRL",        ReadOnly,        0,           0,                       "no ECRC", "PCIe 3.0, 7.10.7"),
-    row!(0x1A0, 2 x 1, Plain,         "LINK_CONTROL",   ReadWrite,       0x0FEB,      0,                       "link control of the NTB link: storage", "Linux GEN3_LINK_STATUS_OFFSET is two above"),
-    row!(0x1A2, 2 x 1, LinkStatus,    "LINK_STATUS",    ReadOnly,        0,           bits::LinkStatus::DOWN.into_bits() as u64, "bits 3:0 speed, 9:4 width, bit 13 active", "Linux GEN3_LINK_STATUS_OFFSET, gen3_poll_link"),
-];
+pub static TABLE: &[Row<Reg>] = function_table! {
+    device: DEVICE, "NTB back to back, Skylake Xeon", "Linux PCI_DEVICE_ID_INTEL_NTB_B2B_SKX";
+    class: "0x068000, other bridge: bytes 00 80 06", "chosen, as real devices show";
+    bars: "BAR 0 registers, BAR 2 window 0, BAR 4 window 1; each 64-bit and prefetchable";
+    pin: "none: INTx would make QEMU trap every mapped window";
+    msix: MSIX_VECTORS, MSIX_TABLE, MSIX_PBA;
+    own: [
+        row!(0x0D0, 1 x 4, WindowSizes,   "BARSZ",          ReadOnly,        0,           0,                       "IMBAR1SZ, IMBAR2SZ, EMBAR1SZ, EMBAR2SZ: log2 of bytes", "FreeBSD XEON_GEN3; DPDK XEON_IMBAR1SZ_OFFSET"),
+        row!(0x0D4, 1 x 1, Ppd,           "PPD",            ReadOnly,        0,           bits::Ppd::USD.into_bits() as u64, "0x01 upstream, 0x11 downstream, back to back", "Linux gen3_init_dev, xeon_ppd_topo"),
+    ];
+    extended: [
+        row!(0x1A0, 2 x 1, Plain,         "LINK_CONTROL",   ReadWrite,       0x0FEB,      0,                       "link control of the NTB link: storage", "Linux GEN3_LINK_STATUS_OFFSET is two above"),
+        row!(0x1A2, 2 x 1, LinkStatus,    "LINK_STATUS",    ReadOnly,        0,           bits::LinkStatus::DOWN.into_bits() as u64, "bits 3:0 speed, 9:4 width, bit 13 active", "Linux GEN3_LINK_STATUS_OFFSET, gen3_poll_link"),
+    ];
+};
 
 const _: () = assert!(is_well_formed(TABLE, BYTES));
-
-/// Class code bytes, low byte first: interface, subclass (other), base class (bridge).
-pub const CLASS: [u8; 3] = [0x00, 0x80, 0x06];
 
 /// The row that covers a byte, if any.
 #[must_use]

@@ -1,4 +1,5 @@
-//! What the bits of an Intel NTB Gen3 (8086:201C, "Skylake Xeon") mean: registers, PCI configuration space.
+//! What the bits of an Intel NTB Gen3 (8086:201C, "Skylake Xeon") mean, and those of the I/OAT DMA engine beside it
+//! (8086:2021): registers, PCI configuration space.
 //!
 //! ```text
 //!              one table per register block
@@ -7,6 +8,7 @@
 //!                 │── trace        names and meanings                  (offset, value) → text
 //!                 │── tests        reset, mask, access, width of every row
 //!                 └── docs/registers.md
+//!   ioat::{GLOBAL, CHANNEL, config::TABLE}: the same for the engine; function: what both have
 //! ```
 //!
 //! There is no public document of Gen3. Every row says which driver and which function it was read from:
@@ -25,6 +27,8 @@
 pub mod bar0;
 pub mod bits;
 pub mod config;
+pub mod function;
+pub mod ioat;
 pub mod meaning;
 pub mod table;
 

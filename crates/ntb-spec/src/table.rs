@@ -9,7 +9,7 @@ pub enum Access {
     ReadWrite,
     /// Writing 1 to a bit of the mask clears it.
     WriteOneToClear,
-    /// Bit 0 written as 1 is an event; reads give 0.
+    /// A bit of the mask written as 1 is an event; nothing is stored.
     Strobe,
     /// The register is the peer's: reads give its live value, writes land there.
     Peer,

@@ -33,10 +33,10 @@ pub enum Action {
 }
 
 /// Takes numbers off the front of an input; zeros once it is used up.
-struct Input<'a>(&'a [u8]);
+pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl Input<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
+    pub(crate) fn take<const N: usize>(&mut self) -> [u8; N] {
         let (head, rest) = self.0.split_at(N.min(self.0.len()));
         self.0 = rest;
         let mut out = [0; N];
@@ -46,15 +46,15 @@ impl Input<'_> {
         out
     }
 
-    fn byte(&mut self) -> u8 {
+    pub(crate) fn byte(&mut self) -> u8 {
         u8::from_le_bytes(self.take())
     }
 
-    fn offset(&mut self) -> u32 {
+    pub(crate) fn offset(&mut self) -> u32 {
         u32::from_le_bytes(self.take())
     }
 
-    fn value(&mut self) -> u64 {
+    pub(crate) fn value(&mut self) -> u64 {
         u64::from_le_bytes(self.take())
     }
 }
@@ -275,7 +275,7 @@ impl World {
 }
 
 /// A value as so many bytes, over and over.
-fn repeat(value: u64, buffer: &mut [u8; 16], bytes: usize) -> &[u8] {
+pub(crate) fn repeat(value: u64, buffer: &mut [u8; 16], bytes: usize) -> &[u8] {
     for (slot, byte) in buffer.iter_mut().zip(value.to_le_bytes().into_iter().cycle()) {
         *slot = byte;
     }

@@ -14,6 +14,8 @@
 //! every access of a host and every event, and carries out the [`Effect`]s that come back: it owns sockets, guest
 //! memory, interrupts and the clock. Time is a number that the caller passes in.
 //!
+//! [`ioat::Engine`] is the DMA engine beside a port, driven the same way; its memory accesses are jobs for the caller.
+//!
 //! What this crate does not do: I/O, threads, clocks, locks, guest memory. A store through a window is *routed* here
 //! and *carried out* by the caller.
 //!
@@ -38,8 +40,10 @@
 )]
 
 mod effect;
+mod function;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod ioat;
 mod link;
 mod machine;
 mod port;

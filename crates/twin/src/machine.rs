@@ -3,9 +3,9 @@
 use crate::link::Link;
 use crate::port::Port;
 use crate::{Counters, Effect, LinkState, Register, Setup, Side, Time};
+use ntb_spec::LINK_SOURCE;
 use ntb_spec::bar0::{self, Reg};
 use ntb_spec::table::{Access, Hit};
-use ntb_spec::{LINK_SOURCE, config};
 
 /// The whole device: two ports, one link.
 #[derive(Debug)]
@@ -130,9 +130,9 @@ impl Twin {
     /// A read of any width at any offset; all ones behind the end.
     pub fn config_read(&mut self, side: Side, offset: u32, out: &mut [u8]) {
         let port = self.port_mut(side);
-        let (within, behind) = out.split_at_mut(port.config_bytes_from(offset, out.len()));
-        port.config.load(offset, within);
-        behind.fill(0xFF);
+        if !port.function.read(offset, out) {
+            port.count_bad_access();
+        }
     }
 
     /// A write of any width at any offset; dropped behind the end.
@@ -145,16 +145,14 @@ impl Twin {
         effects: &mut Vec<Effect>,
     ) {
         let port = self.port_mut(side);
-        let master_before = port.bus_master();
-        let (within, _) = data.split_at(port.config_bytes_from(offset, data.len()));
-        port.config.store(offset, within);
-        let control = port.config.get(config::DEVICE_CONTROL, 2);
-        if control & u64::from(config::DEVICE_CONTROL_FLR) != 0 {
+        let written = port.function.write(offset, data);
+        if !written.inside {
+            port.count_bad_access();
+        }
+        if written.reset {
             effects.push(Effect::Reset { side });
             self.reset(now, side, effects);
-            return;
-        }
-        if master_before != port.bus_master() {
+        } else if written.master {
             effects.push(Effect::Translation { side });
         }
     }
@@ -229,9 +227,9 @@ impl Twin {
     /// The register that an access means, if memory decode is on and it means one.
     fn decode(&mut self, side: Side, offset: u32, bytes: usize) -> Option<Hit<Reg>> {
         let port = self.port_mut(side);
-        let hit = bar0::lookup(offset, bytes).ok().filter(|_| port.memory_enabled());
+        let hit = bar0::lookup(offset, bytes).ok().filter(|_| port.function.memory_enabled());
         if hit.is_none() {
-            port.counters.bad_accesses = port.counters.bad_accesses.saturating_add(1);
+            port.count_bad_access();
         }
         hit
     }
@@ -265,7 +263,7 @@ impl Twin {
         offset: u64,
         bytes: u64,
     ) -> Result<PeerRange, Refused> {
-        if !self.port(side).memory_enabled() {
+        if !self.port(side).function.memory_enabled() {
             return Err(Refused::MemoryDisabled);
         }
         if !self.link.is_up() {
@@ -275,7 +273,7 @@ impl Twin {
         let (translation, open) = peer.inbound(window);
         let fits = offset.checked_add(bytes).is_some_and(|end| end <= open);
         match translation.checked_add(offset).filter(|_| fits) {
-            Some(_) if !peer.bus_master() => Err(Refused::NotBusMaster),
+            Some(_) if !peer.function.bus_master() => Err(Refused::NotBusMaster),
             Some(address) => Ok(PeerRange { side: side.peer(), address }),
             _ => {
                 peer.count_miss();
@@ -288,7 +286,7 @@ impl Twin {
     #[must_use]
     pub fn outbound(&self, side: Side, window: usize) -> (u64, u64) {
         let peer = self.port(side.peer());
-        if self.link.is_up() && peer.bus_master() { peer.inbound(window) } else { (0, 0) }
+        if self.link.is_up() && peer.function.bus_master() { peer.inbound(window) } else { (0, 0) }
     }
 
     // --- to look at -------------------------------------------------------------------------------------------
@@ -326,19 +324,19 @@ impl Twin {
     /// Whether a port decodes memory accesses.
     #[must_use]
     pub fn memory_enabled(&self, side: Side) -> bool {
-        self.port(side).memory_enabled()
+        self.port(side).function.memory_enabled()
     }
 
     /// Whether a port may access its host's memory.
     #[must_use]
     pub fn bus_master(&self, side: Side) -> bool {
-        self.port(side).bus_master()
+        self.port(side).function.bus_master()
     }
 
     /// Whether a port's host has MSI-X on.
     #[must_use]
     pub fn msix_enabled(&self, side: Side) -> bool {
-        self.port(side).msix_enabled()
+        self.port(side).function.msix_enabled()
     }
 
     /// Size of a window in bytes.

@@ -1,5 +1,6 @@
 //! One port: its configuration space, its BAR 0, its interrupt state.
 
+use crate::function::{Bar, Function};
 use crate::register_file::RegisterFile;
 use crate::{Effect, Setup, Side, WindowSize};
 use ntb_spec::bits::{Control, LinkStatus, Ppd, Sources};
@@ -59,7 +60,7 @@ pub(crate) struct Port {
     pub(crate) attached: bool,
     /// Kept from the link until its host attaches anew.
     pub(crate) barred: bool,
-    pub(crate) config: RegisterFile,
+    pub(crate) function: Function,
     pub(crate) bar0: RegisterFile,
     windows: [WindowSize; ntb_spec::WINDOWS],
     /// Translation and length of each window as last latched.
@@ -102,23 +103,20 @@ mod at {
 
 impl Port {
     pub(crate) fn new(side: Side, setup: &Setup) -> Self {
-        let mut config_file = RegisterFile::new(config::TABLE);
+        let [first, second] = setup.windows;
+        let bars = [u64::from(bar0::BYTES), first.bytes(), second.bytes()];
+        let mut function = Function::new(
+            config::TABLE,
+            config::CLASS,
+            &bars.map(|bytes| Bar { kind: config::BAR_TYPE, bytes }),
+        );
         let ppd = match side {
             Side::A => Ppd::USD,
             Side::B => Ppd::DSD,
         };
-        config_file.preset(config::PPD, 1, u64::from(ppd.into_bits()));
-        for (offset, byte) in (0x09..).zip(config::CLASS) {
-            config_file.preset(offset, 1, u64::from(byte));
-        }
-        let [first, second] = setup.windows;
+        function.registers.preset(config::PPD, 1, u64::from(ppd.into_bits()));
         let sizes = [first, second, first, second].map(WindowSize::log2);
-        config_file.preset(config::WINDOW_SIZES, 4, u64::from(u32::from_le_bytes(sizes)));
-        let bars = [u64::from(bar0::BYTES), first.bytes(), second.bytes()];
-        for (offset, bytes) in (config::BAR..).step_by(8).zip(bars) {
-            config_file.preset(offset, 8, u64::from(config::BAR_TYPE));
-            config_file.set_writable(offset, 8, bytes.wrapping_neg());
-        }
+        function.registers.preset(config::WINDOW_SIZES, 4, u64::from(u32::from_le_bytes(sizes)));
         let mut bar0_file = RegisterFile::new(bar0::TABLE);
         for (offset, source) in (at::INT_VEC..).zip(0..=LINK_SOURCE) {
             bar0_file.preset(offset, 1, u64::from(bar0::reset_vector(source)));
@@ -127,7 +125,7 @@ impl Port {
             side,
             attached: false,
             barred: false,
-            config: config_file,
+            function,
             bar0: bar0_file,
             windows: setup.windows,
             inbound: [(0, 0); ntb_spec::WINDOWS],
@@ -137,32 +135,16 @@ impl Port {
 
     /// What a bus reset or a function-level reset leaves: registers as after power-on, the host still there.
     pub(crate) fn reset(&mut self) {
-        let Self { side: _, attached: _, barred: _, config, bar0, windows: _, inbound, counters } = self;
-        config.reset();
+        let Self { side: _, attached: _, barred: _, function, bar0, windows: _, inbound, counters } = self;
+        function.reset();
         bar0.reset();
         *inbound = [(0, 0); ntb_spec::WINDOWS];
         counters.resets = counters.resets.saturating_add(1);
     }
 
-    /// How many of the bytes at `offset` lie in configuration space; an access that goes on behind it is counted.
-    pub(crate) fn config_bytes_from(&mut self, offset: u32, bytes: usize) -> usize {
-        let left = usize::try_from(config::BYTES.saturating_sub(offset)).unwrap_or(usize::MAX);
-        if bytes > left {
-            self.counters.bad_accesses = self.counters.bad_accesses.saturating_add(1);
-        }
-        bytes.min(left)
-    }
-
-    pub(crate) fn memory_enabled(&self) -> bool {
-        self.config.get(config::COMMAND, 2) & u64::from(config::COMMAND_MEMORY) != 0
-    }
-
-    pub(crate) fn bus_master(&self) -> bool {
-        self.config.get(config::COMMAND, 2) & u64::from(config::COMMAND_BUS_MASTER) != 0
-    }
-
-    pub(crate) fn msix_enabled(&self) -> bool {
-        self.config.get(config::MSIX_CONTROL, 2) & u64::from(config::MSIX_ENABLE) != 0
+    /// An access hit nothing.
+    pub(crate) fn count_bad_access(&mut self) {
+        self.counters.bad_accesses = self.counters.bad_accesses.saturating_add(1);
     }
 
     /// NTBCNTL bit 1 is clear.
@@ -218,7 +200,7 @@ impl Port {
 
     pub(crate) fn set_link(&mut self, up: bool) {
         let status = if up { LinkStatus::UP } else { LinkStatus::DOWN };
-        self.config.put(config::LINK_STATUS, 2, u64::from(status.into_bits()));
+        self.function.registers.put(config::LINK_STATUS, 2, u64::from(status.into_bits()));
     }
 
     /// Latches an interrupt source; the vector follows if it was clear and is not masked.
@@ -252,7 +234,7 @@ impl Port {
     fn raise(&mut self, source: u8, effects: &mut Vec<Effect>) {
         let vector = self.bar0.get(at::INT_VEC.saturating_add(u32::from(source)), 1);
         match u8::try_from(vector) {
-            Ok(vector) if u16::from(vector) < MSIX_VECTORS && self.msix_enabled() => {
+            Ok(vector) if u16::from(vector) < MSIX_VECTORS && self.function.msix_enabled() => {
                 self.counters.interrupts = self.counters.interrupts.saturating_add(1);
                 effects.push(Effect::Interrupt { side: self.side, vector });
             }
@@ -262,7 +244,8 @@ impl Port {
 
     /// Every register with its value; the peer's scratchpads are left out, they stand at the peer.
     pub(crate) fn registers(&self) -> impl Iterator<Item = Register> {
-        let config = config::TABLE.iter().flat_map(|row| elements(Space::Config, row, &self.config));
+        let config =
+            config::TABLE.iter().flat_map(|row| elements(Space::Config, row, &self.function.registers));
         let bar0 = bar0::TABLE
             .iter()
             .filter(|row| row.reg != bar0::Reg::PeerSpad)
@@ -271,7 +254,7 @@ impl Port {
     }
 }
 
-fn elements<'a, R>(
+pub(crate) fn elements<'a, R>(
     space: Space,
     row: &'static Row<R>,
     file: &'a RegisterFile,

@@ -2,7 +2,11 @@
 //! widths are legal, and that an access that hits nothing changes nothing.
 
 #[cfg(test)]
+mod common;
+
+#[cfg(test)]
 mod tests {
+    use crate::common::{capabilities, legal as legal_accesses};
     use ntb_spec::bar0::Reg;
     use ntb_spec::table::Access;
     use ntb_spec::{bar0, config};
@@ -111,12 +115,7 @@ mod tests {
 
     /// The accesses that mean a register: its own width, or the halves of a 64-bit one.
     fn legal() -> BTreeSet<(u32, usize)> {
-        contract()
-            .flat_map(|(at, bytes, ..)| {
-                let halves = if bytes == 8 { &[(0, 4), (4, 4)][..] } else { &[] };
-                [(at, usize::from(bytes))].into_iter().chain(halves.iter().map(move |&(by, w)| (at + by, w)))
-            })
-            .collect()
+        legal_accesses(contract().map(|(at, bytes, ..)| (at, bytes)))
     }
 
     #[test]
@@ -369,24 +368,13 @@ mod tests {
         let dword = |at: usize| u32::from(word(at)) | u32::from(word(at + 2)) << 16;
         assert_eq!((word(0), word(2), word(6) & 0x10), (0x8086, 0x201C, 0x10));
         assert_eq!((whole[0x09], whole[0x0A], whole[0x0B], whole[0x0E]), (0, 0x80, 0x06, 0));
-        let mut found = Vec::new();
-        let mut at = usize::from(whole[0x34]);
-        while at != 0 {
-            found.push((whole[at], at));
-            at = usize::from(whole[at + 1]);
-        }
+        let (found, extended) = capabilities(&whole);
         assert_eq!(found, [(0x11, 0x80), (0x10, 0x90), (0x01, 0xE0)], "MSI-X, PCI Express, power management");
         assert_eq!(
             (word(0x82) & 0x7FF, dword(0x84), dword(0x88)),
             (32, 0x2000, 0x3000),
             "33 vectors in BAR 0"
         );
-        let mut extended = Vec::new();
-        let mut at = 0x100;
-        while at != 0 {
-            extended.push((dword(at) & 0xFFFF, at));
-            at = usize::try_from(dword(at) >> 20).unwrap();
-        }
         assert_eq!(extended, [(0x000B, 0x100), (0x0001, 0x148)], "vendor-specific, AER");
         assert_eq!(word(0x1A2), 0x0103);
     }
