@@ -9,6 +9,7 @@
     reason = "results go to stdout, errors to stderr: this is the command"
 )]
 
+mod lab;
 mod status;
 mod trace;
 mod twin_command;
@@ -38,6 +39,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Lab(lab::Arguments),
     Twin(twin_command::Arguments),
     Trace(trace::Arguments),
     Status(status::Arguments),
@@ -52,9 +54,11 @@ enum Command {
 }
 
 /// How a subcommand ended, when it did not fail to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Outcome {
     Done,
+    /// As the part of the program says that runs inside a guest.
+    Exit(ExitCode),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
         .with_target(false)
         .init();
     let result = match arguments.command {
+        Command::Lab(arguments) => lab::run(arguments),
         Command::Twin(arguments) => twin_command::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
@@ -77,9 +82,10 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Exit(code)) => code,
         Err(error) => {
             eprintln!("isthmus: {error:#}");
-            ExitCode::from(2)
+            ExitCode::from(::lab::trouble::exit_code(&error))
         }
     }
 }

@@ -38,6 +38,8 @@
 )]
 
 mod effect;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod link;
 mod machine;
 mod port;

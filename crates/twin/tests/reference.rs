@@ -92,6 +92,7 @@ mod tests {
                 Action::ConfigWrite(side, at, data(value, width))
             }),
             3 => (side(), control).prop_map(|(side, value)| Action::Write(side, 0, data(value, 4))),
+            3 => side().prop_map(|side| Action::Write(side, 0x40, data(u64::MAX, 8))),
             2 => (side(), config()).prop_map(|(side, (at, width))| Action::ConfigRead(side, at, width)),
             2 => (side(), config(), number()).prop_map(|(side, (at, width), value)| {
                 Action::ConfigWrite(side, at, data(value, width))
@@ -118,6 +119,7 @@ mod tests {
             ]);
         }
         actions.push(Action::Wait(100));
+        actions.extend(Side::BOTH.map(|side| Action::Write(side, 0x40, data(u64::MAX, 8))));
         actions
     }
 

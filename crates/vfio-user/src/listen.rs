@@ -2,7 +2,8 @@
 //!
 //! The path appears at once with mode 0600 and with somebody listening: the socket is made under a temporary name
 //! in the same directory, and linked to its own name only when it is ready. So whoever finds a socket that
-//! refuses connections may conclude that its owner is gone, and [`Listener::bind`] does.
+//! refuses connections may conclude that its owner is gone, and [`Listener::bind`] does. It finds out by connecting,
+//! so a living owner sees a client that leaves without a word.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -249,3 +250,7 @@ fn clear_stale(path: &Path) -> Result<(), ListenError> {
     drop(fs::hard_link(&away.0, path));
     Err(ListenError::InUse(path.into()))
 }
+
+#[cfg(test)]
+#[path = "listen_tests.rs"]
+mod tests;

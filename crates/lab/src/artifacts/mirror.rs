@@ -66,16 +66,30 @@ impl Mirror {
             let main = Archive { uri: with_slash(&uri), signed_by: with_debian_keyring("") };
             return Ok(Self { main, security: None });
         }
-        let mut apt = command("apt-get");
-        let listing =
-            log.output("asking apt for its sources", apt.args(["indextargets", "--format", FORMAT]))?;
-        Self::choose(&listing).ok_or(SetupError::NoMirror)
+        // apt lists what it has fetched, with its origin; on a machine that never ran `apt-get update`
+        // that is nothing, and what is merely configured has to do.
+        for which in ["--release-info", "--no-release-info"] {
+            let mut apt = command("apt-get");
+            apt.args(["indextargets", which, "--format", FORMAT]);
+            if let Some(mirror) = Self::choose(&log.output("asking apt for its sources", &mut apt)?) {
+                return Ok(mirror);
+            }
+        }
+        Err(SetupError::NoMirror)
     }
 
     fn choose(listing: &str) -> Option<Self> {
         let targets: Vec<Target<'_>> = listing.lines().filter_map(parse_target).collect();
         let is_base = |target: &&Target<'_>| !target.release.contains(['-', '/']);
-        let main = targets.iter().find(is_base)?;
+        // Others name their suites after Debian's: what else a URI serves tells the archive from them.
+        let serves_updates =
+            |uri: &str| targets.iter().any(|t| t.uri == uri && t.release.ends_with("-updates"));
+        let likeness = |target: &&Target<'_>| {
+            2 * u8::from(serves_updates(target.uri))
+                + u8::from(target.uri.trim_end_matches('/').ends_with("/debian"))
+        };
+        // The first of the likeliest: max_by_key gives the last.
+        let main = targets.iter().rev().filter(is_base).max_by_key(likeness)?;
         let security = targets.iter().find(|target| target.release.ends_with("-security"));
         Some(Self { main: main.archive(), security: security.map(Target::archive) })
     }
@@ -178,6 +192,15 @@ mod tests {
         assert_eq!(Mirror::choose(listing).unwrap().main.uri, "http://mirror.test/debian/");
         let ubuntu = "Packages\t$(ORIGIN)\tnoble\tmain\thttp://mirror.test/ubuntu/\t/none:1\n";
         assert_eq!(Mirror::choose(ubuntu), None);
+    }
+
+    #[test]
+    fn a_vendor_that_borrows_debians_suite_name_is_not_debian() {
+        let listing = "Packages\t$(ORIGIN)\tbookworm\tmain\thttp://vendor.test/apt/\t/none:1\n\
+            Packages\t$(ORIGIN)\tbookworm-vendor\tmain\thttp://vendor.test/other/\t/none:1\n\
+            Packages\t$(ORIGIN)\tbookworm\tmain\thttp://mirror.test/plain/\t/none:1\n\
+            Packages\t$(ORIGIN)\tbookworm-updates\tmain\thttp://mirror.test/plain/\t/none:1\n";
+        assert_eq!(Mirror::choose(listing).unwrap().main.uri, "http://mirror.test/plain/");
     }
 
     #[test]

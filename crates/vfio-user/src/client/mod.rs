@@ -5,6 +5,8 @@
 //! which the connection is not used again.
 
 mod exchange;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -117,6 +117,11 @@ impl Input {
         self.start != self.end
     }
 
+    #[cfg(test)]
+    pub(super) fn held_fds(&self) -> usize {
+        self.head.fds.len() + self.tail.fds.len()
+    }
+
     /// The next whole message; `None` if [`Input::fill`] must come first.
     #[inline]
     pub(super) fn next(&mut self) -> Result<Option<Message<'_>>, BadFrame> {

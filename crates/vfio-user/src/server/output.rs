@@ -43,6 +43,11 @@ impl Output {
         self.bytes.len().saturating_sub(self.sent) > HIGH_WATER_BYTES || self.fds.len() >= HIGH_WATER_FDS
     }
 
+    #[cfg(test)]
+    pub(super) fn held_fds(&self) -> usize {
+        self.fds.len()
+    }
+
     /// Sends `fd` beside the message that begins at index `from` of `bytes` and is the last one there.
     pub(super) fn attach(&mut self, from: usize, fd: OwnedFd) {
         self.fds.push_back(Attached { from, to: self.bytes.len(), fd });

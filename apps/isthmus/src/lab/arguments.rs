@@ -1,0 +1,254 @@
+//! The arguments of `isthmus lab`.
+
+use ::lab::artifacts::Series;
+use ::lab::options::{Accel, Options, Side, Window, parse_window_size};
+use clap::{Args, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Two stock guests on a twin: an unmodified QEMU, unmodified Linux drivers
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  isthmus lab perf                          boot two guests, measure what crosses between them
+  isthmus lab run --guest both -- uname -r  run a command in both
+  isthmus lab up; isthmus lab shell a; isthmus lab down
+
+QEMU, kernels and guest images are made from Debian packages at the first run and cached.")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Link, ping, ntb_perf and iperf3 between two guests, as a report
+    #[command(after_help = "Example:\n  isthmus lab perf --json | jq .ntb_perf")]
+    Perf(PerfArguments),
+    /// The kernel's own NTB test, then faults: kill -9, reboot, rmmod, load orders
+    #[command(after_help = "Example:\n  isthmus lab test --full      both kernels, every fault ten times")]
+    Test(TestArguments),
+    /// Run a command in one guest or in both
+    #[command(after_help = "\
+Examples:
+  isthmus lab run --guest a --module my_client.ko -- 'dmesg | tail'
+  isthmus lab run --guest both --json -- cat /proc/interrupts
+
+One word is a line for the guest's shell, several are a program and its arguments. ntb_hw_intel is loaded before.
+Uses the lab that is up, if one is. Exit 1 when the command fails.")]
+    Run(RunArguments),
+    /// A shell in a guest
+    #[command(
+        after_help = "Example:\n  isthmus lab shell a      in the lab that is up, else in one of its own"
+    )]
+    Shell(ShellArguments),
+    /// Boot a lab that stays, for run and shell
+    #[command(after_help = "Example:\n  isthmus lab up --gdb a\n  isthmus lab shell a\n  isthmus lab down")]
+    Up(UpArguments),
+    /// End the lab that is up
+    #[command(after_help = "Example:\n  isthmus lab down")]
+    Down {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Find or make QEMU, kernels and guest images, without booting anything
+    #[command(after_help = "Example:\n  isthmus lab setup --kernel 6.12,6.1")]
+    Setup {
+        /// The kernels to make
+        #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kernel::V6_12])]
+        kernel: Vec<Kernel>,
+        /// Ask the archive for newer packages even where the cache has an answer
+        #[arg(long)]
+        refresh: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// The part that runs inside a guest
+    #[command(hide = true, disable_help_flag = true)]
+    Agent {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+    /// What a child does to itself before it becomes the program
+    #[command(hide = true, disable_help_flag = true)]
+    ExecChild {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+}
+
+/// Choices of every run.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Common {
+    /// How processors run; auto tries KVM and falls back to TCG when a guest does not come up
+    #[arg(long, value_enum, default_value_t = AccelName::Auto)]
+    pub(super) accel: AccelName,
+    /// The guests' kernel
+    #[arg(long, value_enum, default_value_t = Kernel::V6_12)]
+    pub(super) kernel: Kernel,
+    /// How data crosses the memory windows
+    #[arg(long, value_enum, default_value_t = WindowName::Trap)]
+    pub(super) window: WindowName,
+    /// Size of each memory window: a power of two from 64K to 512M (default 1M; stock drivers use at most 4M)
+    #[arg(long, value_name = "SIZE", value_parser = parse_window_size)]
+    pub(super) mw_size: Option<u64>,
+    /// Memory of each guest in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(256..))]
+    pub(super) memory: u32,
+    /// Open QEMU's gdb stub for a guest, and print the gdb command
+    #[arg(long, value_enum, value_name = "GUEST")]
+    pub(super) gdb: Option<GuestName>,
+    /// Print every command line that would run, and run none
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Keep consoles and logs
+    #[arg(long)]
+    pub(super) keep: bool,
+}
+
+impl Common {
+    pub(super) fn options(&self) -> Options {
+        let defaults = Options::default();
+        Options {
+            accel: match self.accel {
+                AccelName::Auto => Accel::Auto,
+                AccelName::Kvm => Accel::Kvm,
+                AccelName::Tcg => Accel::Tcg,
+            },
+            series: self.kernel.into(),
+            window: match self.window {
+                WindowName::Trap => Window::Trap,
+            },
+            window_bytes: self.mw_size.unwrap_or(defaults.window_bytes),
+            memory_mib: self.memory,
+            gdb: self.gdb.map(Side::from),
+            keep: self.keep,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PerfArguments {
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TestArguments {
+    /// Both kernels, every fault ten times, large sizes
+    #[arg(long)]
+    pub(super) full: bool,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArguments {
+    /// Where to run it
+    #[arg(long, value_enum, default_value_t = GuestsName::A)]
+    pub(super) guest: GuestsName,
+    /// A kernel module to insert first; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(super) module: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// The command
+    #[arg(last = true, required = true)]
+    pub(super) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShellArguments {
+    /// Which guest
+    #[arg(value_enum)]
+    pub(super) guest: GuestName,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpArguments {
+    /// Stay in the foreground; print one JSON object once the lab is up
+    #[arg(long)]
+    pub(super) foreground: bool,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum AccelName {
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Kernel {
+    #[value(name = "6.1")]
+    V6_1,
+    #[value(name = "6.12")]
+    V6_12,
+}
+
+impl From<Kernel> for Series {
+    fn from(kernel: Kernel) -> Self {
+        match kernel {
+            Kernel::V6_1 => Self::V6_1,
+            Kernel::V6_12 => Self::V6_12,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum WindowName {
+    /// Every access is a message to the twin
+    Trap,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum GuestName {
+    A,
+    B,
+}
+
+impl From<GuestName> for Side {
+    fn from(guest: GuestName) -> Self {
+        match guest {
+            GuestName::A => Self::A,
+            GuestName::B => Self::B,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum GuestsName {
+    A,
+    B,
+    Both,
+}
+
+impl GuestsName {
+    pub(super) fn sides(self) -> Vec<Side> {
+        match self {
+            Self::A => vec![Side::A],
+            Self::B => vec![Side::B],
+            Self::Both => Side::BOTH.to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::lab::options::{MAX_STOCK_WINDOW_BYTES, Options, show_size};
+
+    #[test]
+    fn the_help_names_the_limits_that_hold() {
+        assert_eq!(show_size(MAX_STOCK_WINDOW_BYTES), "4M");
+        assert_eq!(show_size(Options::default().window_bytes), "1M");
+    }
+}

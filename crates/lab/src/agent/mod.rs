@@ -1,0 +1,46 @@
+//! The lab's end inside a guest: the same executable as on the host.
+//!
+//! ```text
+//! /init ─▶ agent init (PID 1: mounts, loads virtio, reaps) ─▶ agent serve ◀── virtio-serial ──▶ lab
+//!                                                                   ▲ unix socket
+//!                                                                  agent ssh (the shim: `ssh b CMD` in guest a)
+//! ```
+//!
+//! It does not depend on the guest's user space: it brings its own loader and libraries, see
+//! [`crate::initrd`].
+
+mod command;
+mod init;
+mod kmsg;
+mod serve;
+mod ssh;
+mod wait;
+
+use anyhow::bail;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Where the executable, its loader and its libraries are in a guest.
+pub const HOME: &str = "/isthmus";
+/// The script that starts the executable in a guest.
+pub const SELF: &str = "/isthmus/isthmus.sh";
+/// The virtio-serial port's name.
+pub const PORT_NAME: &str = "isthmus.agent";
+/// Where the agent listens for the `ssh` shim.
+const SHIM_SOCKET: &str = "/run/isthmus.sock";
+
+/// `isthmus lab agent init|serve|kmsg|wait|ssh ..`.
+///
+/// # Errors
+/// When the part cannot go on; in a guest the console shows why.
+pub fn main(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
+    let mut args = args.into_iter();
+    match args.next().as_deref().and_then(|part| part.to_str()) {
+        Some("init") => init::run(),
+        Some("serve") => serve::run(),
+        Some("kmsg") => kmsg::run(),
+        Some("wait") => wait::run(args),
+        Some("ssh") => ssh::run(args),
+        _ => bail!("this part of isthmus runs inside the guests of a lab"),
+    }
+}

@@ -1,0 +1,178 @@
+//! Two guests on a twin.
+
+use crate::guest::{Booting, Guest, Switchboard};
+use crate::initrd;
+use crate::interrupt;
+use crate::kvm;
+use crate::options::{Accel, Side};
+use crate::plan::Plan;
+use crate::process::tail;
+use crate::run_dir::RunDir;
+use crate::twin::Twin;
+use anyhow::{Context, bail};
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// A whole lab, running. Dropping it ends everything.
+#[derive(Debug)]
+pub struct Pair {
+    guests: [Guest; 2],
+    twin: Twin,
+    plan: Plan,
+    accel: Accel,
+    switchboard: Arc<Switchboard>,
+    /// Last: it goes when nobody uses it any more.
+    directory: RunDir,
+}
+
+impl Pair {
+    /// Starts the twin, boots both guests at once, and waits for their agents.
+    ///
+    /// # Errors
+    /// When either does not come up, with what was said; the logs are kept then.
+    pub fn boot(plan: Plan, directory: RunDir) -> anyhow::Result<Self> {
+        for warning in plan.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let booted = Self::boot_parts(&plan);
+        match booted {
+            Ok((twin, guests, accel, switchboard)) => {
+                Ok(Self { guests, twin, plan, accel, switchboard, directory })
+            }
+            Err(error) => {
+                directory.keep();
+                Err(error.context(format!("the logs of the run are in {}", directory.path().display())))
+            }
+        }
+    }
+
+    fn boot_parts(plan: &Plan) -> anyhow::Result<(Twin, [Guest; 2], Accel, Arc<Switchboard>)> {
+        initrd::write(&plan.image.rootfs, &plan.executable, &plan.initrd())?;
+        let twin = Twin::start(plan)?;
+        let switchboard = Arc::new(Switchboard::default());
+        let accelerators = plan.accelerators();
+        for accel in &accelerators {
+            match boot_both(plan, *accel, &switchboard) {
+                Ok(guests) => return Ok((twin, guests, *accel, switchboard)),
+                Err(error) if accelerators.last() == Some(accel) || interrupt::interrupted() => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    let why = why.lines().next().unwrap_or_default();
+                    tracing::info!("no guest comes up with {accel}, so the next way is tried: {why}");
+                    kvm::remember_failure(plan);
+                }
+            }
+        }
+        bail!("no accelerator to try")
+    }
+
+    /// One of the guests.
+    #[must_use]
+    pub fn guest(&self, side: Side) -> &Guest {
+        &self.guests[side.index()]
+    }
+
+    /// One of the guests, to kill or to reboot.
+    #[must_use]
+    pub fn guest_mut(&mut self, side: Side) -> &mut Guest {
+        &mut self.guests[side.index()]
+    }
+
+    /// Both guests, in order.
+    #[must_use]
+    pub fn guests(&self) -> &[Guest; 2] {
+        &self.guests
+    }
+
+    /// The twin.
+    #[must_use]
+    pub fn twin(&mut self) -> &mut Twin {
+        &mut self.twin
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The way to both guests.
+    #[must_use]
+    pub fn switchboard(&self) -> &Arc<Switchboard> {
+        &self.switchboard
+    }
+
+    /// How the processors run, now that it is known.
+    #[must_use]
+    pub fn accel(&self) -> Accel {
+        self.accel
+    }
+
+    /// Starts another QEMU in the place of one that was killed.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn replace(&mut self, side: Side) -> anyhow::Result<()> {
+        let booting = Guest::start(&self.plan, side, self.accel)?;
+        self.guests[side.index()] = booting.finish(&self.plan, &self.switchboard)?;
+        Ok(())
+    }
+
+    /// Does something with the lab; where that fails, shows both consoles and both ports, and keeps the logs.
+    ///
+    /// # Errors
+    /// What `work` says.
+    pub fn attend<T>(&mut self, work: impl FnOnce(&mut Self) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let result = work(self);
+        if self.plan.options.keep {
+            self.directory.keep();
+            tracing::info!("consoles and logs stay in {}", self.directory.path().display());
+        }
+        let Err(error) = result else { return result };
+        if interrupt::interrupted() {
+            bail!("interrupted");
+        }
+        self.directory.keep();
+        tracing::error!("{}", self.describe());
+        Err(error.context(format!("consoles and logs stay in {}", self.directory.path().display())))
+    }
+
+    /// What is to be seen of a lab in which something went wrong.
+    #[must_use]
+    pub fn describe(&mut self) -> String {
+        let mut text = String::new();
+        for side in Side::BOTH {
+            let _ = writeln!(
+                text,
+                "--- console of guest {side}, its end\n{}",
+                tail(&self.plan.console(side), 40)
+            );
+        }
+        let _ = write!(text, "--- both ports of the twin\n{}", self.twin.describe());
+        text
+    }
+
+    /// Ends the twin and looks whether it ends as it should; the guests end with the lab.
+    ///
+    /// # Errors
+    /// When the twin had died or does not end cleanly.
+    pub fn finish(mut self) -> anyhow::Result<()> {
+        for guest in &mut self.guests {
+            guest.kill().context("a QEMU could not be ended")?;
+        }
+        self.twin.stop()
+    }
+}
+
+fn boot_both(plan: &Plan, accel: Accel, switchboard: &Arc<Switchboard>) -> anyhow::Result<[Guest; 2]> {
+    let (a, b) = (Guest::start(plan, Side::A, accel)?, Guest::start(plan, Side::B, accel)?);
+    std::thread::scope(|scope| {
+        let finish = |booting: Booting| booting.finish(plan, switchboard);
+        let a = scope.spawn(move || finish(a));
+        let b = finish(b);
+        let a = a.join().unwrap_or_else(|_| bail!("the thread that waited for guest a died"));
+        Ok([a?, b?])
+    })
+}

@@ -1,0 +1,248 @@
+//! Arguments and artifacts become command lines: everything that a run will start, before it starts.
+
+use crate::agent::PORT_NAME;
+use crate::artifacts::{GuestImage, Qemu};
+use crate::kvm;
+use crate::options::{Accel, MAX_STOCK_WINDOW_BYTES, MIN_NETWORK_WINDOW_BYTES, Options, Side, show_size};
+use crate::process::CommandLine;
+use serde_json::json;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// A whole run: a twin, and a guest at each of its ports.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What the user chose.
+    pub options: Options,
+    /// The QEMU that runs the guests.
+    pub qemu: Qemu,
+    /// What the guests boot.
+    pub image: GuestImage,
+    /// This program.
+    pub executable: PathBuf,
+    /// Where sockets and logs are.
+    pub directory: PathBuf,
+}
+
+impl Plan {
+    /// The archive that both guests boot.
+    #[must_use]
+    pub fn initrd(&self) -> PathBuf {
+        self.directory.join("initrd")
+    }
+
+    /// Where the twin's control socket is.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.directory.join("control.sock")
+    }
+
+    /// Where a guest's QEMU meets the twin.
+    #[must_use]
+    pub fn port_socket(&self, side: Side) -> PathBuf {
+        self.directory.join(format!("port-{side}.sock"))
+    }
+
+    /// Where a guest's agent meets the lab.
+    #[must_use]
+    pub fn agent_socket(&self, side: Side) -> PathBuf {
+        self.directory.join(format!("agent-{side}.sock"))
+    }
+
+    /// A guest's serial console.
+    #[must_use]
+    pub fn console(&self, side: Side) -> PathBuf {
+        self.directory.join(format!("console-{side}.log"))
+    }
+
+    /// Where gdb connects.
+    #[must_use]
+    pub fn gdb_socket(&self, side: Side) -> PathBuf {
+        self.directory.join(format!("gdb-{side}.sock"))
+    }
+
+    /// The log of a host process.
+    #[must_use]
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.log"))
+    }
+
+    /// The twin's command line.
+    #[must_use]
+    pub fn twin(&self) -> CommandLine {
+        let mut command = Command::new(&self.executable);
+        command.arg("twin");
+        command.arg("--port-a").arg(self.port_socket(Side::A));
+        command.arg("--port-b").arg(self.port_socket(Side::B));
+        command.arg("--control").arg(self.control_socket());
+        command.arg("--mw-size").arg(show_size(self.options.window_bytes));
+        command.arg("--window").arg(self.options.window.to_string());
+        CommandLine::new(&command)
+    }
+
+    /// A guest's command line; `accel` is no longer `Auto`.
+    #[must_use]
+    pub fn guest(&self, side: Side, accel: Accel) -> CommandLine {
+        let mut command = self.qemu.command();
+        let memory = self.options.memory_mib;
+        let socket = |path: PathBuf| path.display().to_string();
+        command.args(["-name", &format!("isthmus-{side}")]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+        command.args(["-machine", "q35,memory-backend=mem"]);
+        command.args(["-object", &format!("memory-backend-memfd,id=mem,size={memory}M,share=on")]);
+        command.args(["-m", &format!("{memory}M")]);
+        // TCG's largest model has a fifth level of page tables, which costs much and gives nothing here.
+        let cpu = if accel == Accel::Kvm { "host" } else { "max,la57=off" };
+        command.args(["-accel", &accel.to_string(), "-cpu", cpu, "-smp", "1"]);
+        command.arg("-kernel").arg(&self.image.kernel).arg("-initrd").arg(self.initrd());
+        command.args(["-append", &self.kernel_arguments(side)]);
+        let console = socket(self.console(side));
+        command.args(["-chardev", &format!("file,id=console,path={console},append=on")]);
+        command.args(["-serial", "chardev:console"]);
+        let qmp = socket(self.directory.join(format!("qmp-{side}.sock")));
+        command.args(["-qmp", &format!("unix:{qmp},server=on,wait=off")]);
+        let agent = socket(self.agent_socket(side));
+        command.args(["-device", "virtio-serial-pci", "-chardev", &format!("socket,id=agent,path={agent}")]);
+        command.args(["-device", &format!("virtserialport,chardev=agent,name={PORT_NAME}")]);
+        if self.options.gdb == Some(side) {
+            let gdb = socket(self.gdb_socket(side));
+            command.args(["-chardev", &format!("socket,id=gdb,path={gdb},server=on,wait=off")]);
+            command.args(["-gdb", "chardev:gdb"]);
+        }
+        command.args(["-device", "pcie-root-port,id=rp1,chassis=1"]);
+        let device = json!({
+            "driver": "vfio-user-pci",
+            "id": "ntb",
+            "bus": "rp1",
+            "socket": {"type": "unix", "path": socket(self.port_socket(side))},
+        });
+        command.args(["-device", &device.to_string()]);
+        CommandLine::new(&command)
+    }
+
+    fn kernel_arguments(&self, side: Side) -> String {
+        // With symbols at fixed addresses gdb finds them; without, the kernel stays as distributions run it.
+        let fixed = if self.options.gdb == Some(side) { " nokaslr" } else { "" };
+        format!("console=ttyS0 log_buf_len=4M isthmus.side={side}{fixed}")
+    }
+
+    /// The accelerators to try, in order.
+    #[must_use]
+    pub fn accelerators(&self) -> Vec<Accel> {
+        match self.options.accel {
+            Accel::Auto if kvm::worth_trying(self) => vec![Accel::Kvm, Accel::Tcg],
+            Accel::Auto => vec![Accel::Tcg],
+            chosen => vec![chosen],
+        }
+    }
+
+    /// What a user should know before the run.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let size = self.options.window_bytes;
+        if size < MIN_NETWORK_WINDOW_BYTES {
+            return vec![format!(
+                "windows of {}: ntb_netdev needs at least {}, or it stops sending",
+                show_size(size),
+                show_size(MIN_NETWORK_WINDOW_BYTES)
+            )];
+        }
+        if size <= MAX_STOCK_WINDOW_BYTES {
+            return Vec::new();
+        }
+        vec![format!(
+            "windows of {}: the stock drivers can use at most {}, as the kernel has no larger aligned block",
+            show_size(size),
+            show_size(MAX_STOCK_WINDOW_BYTES)
+        )]
+    }
+}
+
+impl fmt::Display for Plan {
+    /// Every command line that the run would start.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# run directory (made anew for each run)\nmkdir -m 700 {}", self.directory.display())?;
+        writeln!(
+            f,
+            "# what both guests boot: the image, and the agent in an archive of its own\n\
+             cat {} AGENT.cpio > {}",
+            self.image.rootfs.display(),
+            self.initrd().display()
+        )?;
+        writeln!(f, "# the twin\n{}", self.twin())?;
+        for side in Side::BOTH {
+            for (attempt, accel) in self.accelerators().into_iter().enumerate() {
+                let otherwise = if attempt > 0 { ", if that one does not come up" } else { "" };
+                writeln!(f, "# guest {side}{otherwise}\n{}", self.guest(side, accel))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::artifacts::Series;
+    use crate::options::Window;
+
+    pub(crate) fn sample(options: Options) -> Plan {
+        Plan {
+            options,
+            qemu: Qemu {
+                program: "/q/ld.so".into(),
+                prefix: vec!["/q/qemu".into(), "-L".into(), "/q/share".into()],
+                env: vec![("QEMU_MODULE_DIR".into(), "/q/modules".into())],
+                version: (11, 1, 3),
+            },
+            image: GuestImage {
+                series: Series::V6_12,
+                release: "6.12.1".to_owned(),
+                kernel: "/i/vmlinuz".into(),
+                rootfs: "/i/rootfs.cpio".into(),
+                debug_modules: "/i/debug".into(),
+            },
+            executable: "/bin/isthmus".into(),
+            directory: "/run/isthmus-x".into(),
+        }
+    }
+
+    #[test]
+    fn a_dry_run_shows_every_command_line() {
+        let options = Options { accel: Accel::Tcg, window: Window::Trap, ..Options::default() };
+        let text = sample(options).to_string();
+        let expected = "/bin/isthmus twin --port-a /run/isthmus-x/port-a.sock --port-b \
+                        /run/isthmus-x/port-b.sock --control /run/isthmus-x/control.sock --mw-size 1M \
+                        --window trap";
+        assert!(text.contains(expected), "{text}");
+        for part in [
+            "QEMU_MODULE_DIR=/q/modules /q/ld.so /q/qemu -L /q/share -name isthmus-a",
+            "-accel tcg",
+            "-kernel /i/vmlinuz -initrd /run/isthmus-x/initrd",
+            "'console=ttyS0 log_buf_len=4M isthmus.side=b'",
+            r#""socket":{"path":"/run/isthmus-x/port-b.sock","type":"unix"}"#,
+        ] {
+            assert!(text.contains(part), "no {part} in:\n{text}");
+        }
+        assert!(!text.contains("kvm") && !text.contains("-gdb"));
+    }
+
+    #[test]
+    fn gdb_gets_a_stub_and_fixed_addresses_in_one_guest() {
+        let plan = sample(Options { gdb: Some(Side::B), ..Options::default() });
+        let (a, b) =
+            (plan.guest(Side::A, Accel::Tcg).to_string(), plan.guest(Side::B, Accel::Tcg).to_string());
+        assert!(b.contains("-gdb chardev:gdb") && b.contains("nokaslr"));
+        assert!(!a.contains("gdb") && !a.contains("nokaslr"));
+    }
+
+    #[test]
+    fn windows_that_stock_drivers_cannot_use_are_mentioned() {
+        assert!(sample(Options::default()).warnings().is_empty());
+        let plan = sample(Options { window_bytes: 8 << 20, ..Options::default() });
+        assert!(plan.warnings()[0].contains("at most 4M"));
+        let plan = sample(Options { window_bytes: 256 << 10, ..Options::default() });
+        assert!(plan.warnings()[0].contains("at least 1M"));
+    }
+}
