@@ -286,6 +286,31 @@ fn a_message_may_come_a_byte_at_a_time_and_out_of_band_bytes_are_nobodys() {
     house.end();
 }
 
+#[test]
+fn a_multiple_write_that_is_waited_for_gets_one_answer_however_long_it_takes() {
+    let house = House::new();
+    let (mut a, mut b) = house.pair();
+    // 5000 scratchpad writes; in the second message the third record names no region.
+    for bad in [None, Some(2)] {
+        let mut body = words(&[5000, 0]);
+        for nth in 0..5000 {
+            let region = if Some(nth) == bad { 40 } else { 0 };
+            body.extend_from_slice(&words(&[offset_of(Reg::PeerSpad, 3), 0, region, 4, nth, 0]));
+        }
+        a.client.send_raw(&message(15, 0, &body), &[]).unwrap();
+        let (header, reply, _) = a.client.receive_raw().unwrap();
+        match bad {
+            None => assert_eq!((header.flags(), reply), (Flags::REPLY, words(&[5000, 0]))),
+            Some(_) => assert_eq!((header.flags(), header.error()), (Flags::ERROR_REPLY, 22)),
+        }
+        assert_eq!(b.read(Reg::Spad, 3), 4999u32.to_le_bytes(), "the records after a bad one are written");
+        b.write(Reg::Spad, 3, &[0; 4]);
+        a.goes_on();
+    }
+    assert_eq!(house.port(Side::A).refused_messages, 1);
+    house.end();
+}
+
 /// Sends `requests` as fast as the twin takes them and collects the replies meanwhile: the header of each.
 fn pipelined(client: &mut Client, requests: &[Vec<u8>], mut each: impl FnMut(usize, Header, Vec<u8>)) {
     for (chunk, requests) in requests.chunks(200).enumerate() {
