@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use twin::{Setup, Side, Time};
 use vfio_user::listen::{ListenError, Listener};
-use vfio_user::server::{Next, ServerSession, TurnedAway};
+use vfio_user::server::{Counters, Next, ServerSession, TurnedAway};
 
 /// What one port may have done before the other gets its turn, in messages: some 100 µs of work.
 const BUDGET: usize = 256;
@@ -84,6 +84,7 @@ struct Dock {
     session: Option<ServerSession>,
     /// The session's budget ran out: it has work that poll cannot see.
     again: bool,
+    burst: Burst,
     /// Others who came meanwhile, to be told that the port is taken.
     turned_away: Vec<Visitor>,
 }
@@ -165,10 +166,11 @@ impl Server {
     /// one that is waiting. Returns whether to stop.
     fn wait(&mut self, stop: BorrowedFd<'_>, ready: &mut Vec<Source>) -> Result<bool, RunError> {
         ready.clear();
+        let now = self.machine.now();
         let mut sources = vec![Source::Stop];
         let mut fds = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
         for dock in [&self.a, &self.b] {
-            if let Some(session) = &dock.session {
+            if let Some(session) = dock.session.as_ref().filter(|_| !dock.burst.is_resting(now)) {
                 let mut interest = PollFlags::empty();
                 interest.set(PollFlags::IN, session.wants_read());
                 interest.set(PollFlags::OUT, session.wants_write());
@@ -178,6 +180,9 @@ impl Server {
         }
         let mut latest = None;
         for dock in [&self.a, &self.b] {
+            if let Some(until) = dock.burst.rest_until.filter(|until| now < *until) {
+                latest = Some(latest.map_or(until, |other: Time| other.min(until)));
+            }
             for (at, visitor) in dock.turned_away.iter().enumerate() {
                 sources.push(Source::Visitor(dock.side, at));
                 fds.push(PollFd::from_borrowed_fd(visitor.client.as_fd(), PollFlags::IN));
@@ -246,9 +251,11 @@ impl Server {
     fn serve(&mut self, side: Side) {
         let (dock, machine) = self.dock_mut(side);
         let Some(session) = &mut dock.session else { return };
+        let before = *session.counters();
         let over = match session.service(&mut machine.port(side), BUDGET) {
             Ok(progress) => {
                 dock.again = progress.next == Next::Again;
+                dock.burst.saw(&before, session.counters(), machine.now(), dock.again);
                 progress.next == Next::Closed
             }
             Err(error) => {
@@ -380,6 +387,47 @@ impl Server {
     }
 }
 
+/// How the twin reads a host that stores as fast as it can.
+///
+/// A reader that waits in poll is woken by every single message, which costs the sender more than the message; on a
+/// machine whose cores are all busy it is what a trapped window spends its time on. So once posted stores come
+/// thickly, the twin leaves the socket alone for a moment and then takes all that has come. If that fills the socket,
+/// QEMU queues, and sends a queue of more than 1024 stores as messages of 200 (hw/vfio-user/proxy.c,
+/// `VFIO_USER_OUT_HIGH`). A host that waits for a reply ends the burst.
+#[derive(Debug, Default)]
+struct Burst {
+    began: Time,
+    stores: u64,
+    rest_until: Option<Time>,
+}
+
+impl Burst {
+    /// So many posted stores ..
+    const STORES: u64 = 64;
+    /// .. in so much time are a burst.
+    const WITHIN: Duration = Duration::from_millis(1);
+    /// How long the socket is left alone.
+    const REST: Duration = Duration::from_micros(1000); //X
+
+    fn saw(&mut self, before: &Counters, after: &Counters, now: Time, more: bool) {
+        let answered = after.bytes_out != before.bytes_out;
+        if answered || now.0.saturating_sub(self.began.0) > Self::WITHIN {
+            *self = Self { began: now, stores: 0, rest_until: None };
+        }
+        if !answered {
+            self.stores = self.stores.saturating_add(after.posted_writes.wrapping_sub(before.posted_writes));
+        }
+        self.rest_until = (self.stores >= Self::STORES && !more).then(|| now.after(Self::REST));
+        if self.rest_until.is_some() {
+            self.began = now;
+        }
+    }
+
+    fn is_resting(&self, now: Time) -> bool {
+        self.rest_until.is_some_and(|until| now < until)
+    }
+}
+
 impl Dock {
     fn new(side: Side, endpoint: &Endpoint) -> Result<Self, RunError> {
         Ok(Self {
@@ -388,6 +436,7 @@ impl Dock {
             listener: listen(endpoint)?,
             session: None,
             again: false,
+            burst: Burst::default(),
             turned_away: Vec::new(),
         })
     }
