@@ -344,8 +344,8 @@ impl Machine {
         })
     }
 
-    /// Logs what a host has brought about, unless it does so too often; `line` gets the number of lines left out before.
-    pub(crate) fn log(&mut self, side: Side, line: impl FnOnce(u64)) {
+    /// Logs what a host has brought about, unless it does so too often; `line` gets the number of lines left out before, if any.
+    pub(crate) fn log(&mut self, side: Side, line: impl FnOnce(Option<u64>)) {
         let now = self.now();
         if let Some(left_out) = self.hosts.get_mut(side).lines.take(now) {
             line(left_out);

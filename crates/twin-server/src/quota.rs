@@ -16,8 +16,8 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// Whether one more line may be written; then, how many were left out since the last one that was.
-    pub(crate) fn take(&mut self, now: Time) -> Option<u64> {
+    /// Whether one more line may be written; then, how many were left out since the last one that was, if any.
+    pub(crate) fn take(&mut self, now: Time) -> Option<Option<u64>> {
         if now >= self.began.after(PERIOD) {
             (self.began, self.used) = (now, 0);
         }
@@ -26,7 +26,7 @@ impl Quota {
             return None;
         }
         self.used += 1;
-        Some(std::mem::take(&mut self.left_out))
+        Some(Some(std::mem::take(&mut self.left_out)).filter(|&lines| lines > 0))
     }
 }
 
@@ -40,7 +40,7 @@ mod tests {
         let lines = (0..1000).filter_map(|_| quota.take(Time(Duration::from_secs(3)))).count();
         assert_eq!(lines, 100);
         assert_eq!(quota.take(Time(Duration::from_secs(9))), None);
-        assert_eq!(quota.take(Time(Duration::from_secs(10))), Some(901));
-        assert_eq!(quota.take(Time(Duration::from_secs(10))), Some(0));
+        assert_eq!(quota.take(Time(Duration::from_secs(10))), Some(Some(901)));
+        assert_eq!(quota.take(Time(Duration::from_secs(10))), Some(None));
     }
 }

@@ -22,7 +22,7 @@ use vfio_user::server::{Next, ServerSession, TurnedAway};
 const BUDGET: usize = 256;
 /// Clients of the control socket at a time.
 const MAX_CONNECTIONS: usize = 64;
-/// Clients at a taken port that may be in the course of being told so, and for how long they may say nothing.
+/// Clients at a taken port that may be in the course of being told so, and how long they may stay.
 const MAX_TURNED_AWAY: usize = 4;
 const TURN_AWAY_WITHIN: Duration = Duration::from_secs(1);
 /// How long the loop leaves a listener alone that cannot accept, for want of descriptors for instance.

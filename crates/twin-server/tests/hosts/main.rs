@@ -1,0 +1,12 @@
+//! A whole twin, over real sockets: two hosts that live with each other, and hosts that do what they can to
+//! stop it.
+
+mod any_sequence;
+mod control_socket;
+mod hostile_load;
+mod hostile_memory;
+mod hostile_messages;
+mod house;
+mod leaks;
+mod two_hosts;
+mod windows;
