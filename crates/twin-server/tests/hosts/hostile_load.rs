@@ -281,7 +281,13 @@ fn a_place_where_no_socket_can_be_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| Endpoint::Path(directory.path().join(name));
     let bind = |a: Endpoint, b: Endpoint| {
-        let options = Options { ports: [a, b], control: None, setup: twin::Setup::default(), trace: None };
+        let options = Options {
+            ports: [a, b],
+            control: None,
+            setup: twin::Setup::default(),
+            modes: [twin_server::WindowMode::Trap; 2],
+            trace: None,
+        };
         Server::bind(&options).map(drop).map_err(|error| error.to_string())
     };
     let said = bind(at("no/such/directory/a"), at("b")).unwrap_err();

@@ -44,7 +44,13 @@ impl House {
     pub(crate) fn with(setup: Setup) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| Endpoint::Path(directory.path().join(name));
-        let options = Options { ports: [at("a"), at("b")], control: Some(at("control")), setup, trace: None };
+        let options = Options {
+            ports: [at("a"), at("b")],
+            control: Some(at("control")),
+            setup,
+            modes: [twin_server::WindowMode::Trap; 2],
+            trace: None,
+        };
         let (stop, stopped) = UnixStream::pair().unwrap();
         let mut server = Server::bind(&options).unwrap();
         let (tell, task) = std::sync::mpsc::channel();
