@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use twin::{Setup, Side, Time};
 use vfio_user::listen::{ListenError, Listener};
-use vfio_user::server::{Next, ServerSession, TurnedAway};
+use vfio_user::server::{Counters, Next, ServerSession, TurnedAway};
 
 /// What one port may have done before the other gets its turn, in messages: some 100 µs of work.
 const BUDGET: usize = 256;
@@ -87,6 +87,7 @@ struct Dock {
     session: Option<ServerSession>,
     /// The session's budget ran out: it has work that poll cannot see.
     again: bool,
+    burst: Burst,
     /// A reply waits for an overlay: the session is left alone until the machine is settled.
     held: bool,
     /// Others who came meanwhile, to be told that the port is taken.
@@ -186,10 +187,12 @@ impl Server {
     /// one that is waiting. Returns whether to stop.
     fn wait(&mut self, stop: BorrowedFd<'_>, ready: &mut Vec<Source>) -> Result<bool, RunError> {
         ready.clear();
+        let now = self.machine.now();
         let mut sources = vec![Source::Stop];
         let mut fds = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
         for dock in [&self.a, &self.b] {
-            if let Some(session) = dock.session.as_ref().filter(|_| !dock.held) {
+            if let Some(session) = dock.session.as_ref().filter(|_| !dock.held && !dock.burst.is_resting(now))
+            {
                 let mut interest = PollFlags::empty();
                 interest.set(PollFlags::IN, session.wants_read());
                 interest.set(PollFlags::OUT, session.wants_write());
@@ -199,6 +202,9 @@ impl Server {
         }
         let mut latest = None;
         for dock in [&self.a, &self.b] {
+            if let Some(until) = dock.burst.rest_until.filter(|until| now < *until) {
+                latest = Some(latest.map_or(until, |other: Time| other.min(until)));
+            }
             for (at, visitor) in dock.turned_away.iter().enumerate() {
                 sources.push(Source::Visitor(dock.side, at));
                 fds.push(PollFd::from_borrowed_fd(visitor.client.as_fd(), PollFlags::IN));
@@ -272,9 +278,11 @@ impl Server {
     fn serve(&mut self, side: Side) {
         let (dock, machine) = self.dock_mut(side);
         let Some(session) = &mut dock.session else { return };
+        let before = *session.counters();
         let over = match session.service(&mut machine.port(side), BUDGET) {
             Ok(progress) => {
                 dock.again = progress.next == Next::Again;
+                dock.burst.saw(&before, session.counters(), machine.now(), dock.again);
                 dock.held = progress.next == Next::Held;
                 progress.next == Next::Closed
             }
@@ -415,6 +423,51 @@ impl Server {
     }
 }
 
+/// How the twin reads a host that stores as fast as it can.
+///
+/// A QEMU whose socket takes every message sends each store by a system call of its own, and a reader that waits in poll
+/// is woken by each. So once small posted stores come thickly, the twin leaves the socket alone for a moment. The socket
+/// fills, QEMU queues, and a queue of more than 1024 stores travels as messages of 200 (hw/vfio-user/proxy.c,
+/// `VFIO_USER_OUT_HIGH`). A host that is answered anything ends the burst.
+#[derive(Debug, Default)]
+struct Burst {
+    began: Time,
+    stores: u64,
+    rest_until: Option<Time>,
+}
+
+impl Burst {
+    /// So many posted stores ..
+    const STORES: u64 = 64;
+    /// .. in so much time are a burst, ..
+    const WITHIN: Duration = Duration::from_millis(1);
+    /// .. if their messages have at most so many bytes: a socket holds enough of larger ones.
+    const SMALL_BYTES: u64 = 64;
+    /// How long the socket is left alone. A store waits at most this long.
+    const REST: Duration = Duration::from_millis(1);
+
+    fn saw(&mut self, before: &Counters, after: &Counters, now: Time, more: bool) {
+        let stores = after.posted_writes.wrapping_sub(before.posted_writes);
+        let bytes = after.bytes_in.wrapping_sub(before.bytes_in);
+        let quiet = after.bytes_out == before.bytes_out && bytes <= stores.saturating_mul(Self::SMALL_BYTES);
+        if !quiet || now.0.saturating_sub(self.began.0) > Self::WITHIN {
+            *self = Self { began: now, stores: 0, rest_until: None };
+        }
+        if quiet {
+            self.stores = self.stores.saturating_add(stores);
+        }
+        self.rest_until = None;
+        if self.stores >= Self::STORES && !more {
+            self.began = now;
+            self.rest_until = Some(now.after(Self::REST));
+        }
+    }
+
+    fn is_resting(&self, now: Time) -> bool {
+        self.rest_until.is_some_and(|until| now < until)
+    }
+}
+
 impl Dock {
     fn new(side: Side, endpoint: &Endpoint) -> Result<Self, RunError> {
         Ok(Self {
@@ -423,6 +476,7 @@ impl Dock {
             listener: listen(endpoint)?,
             session: None,
             again: false,
+            burst: Burst::default(),
             held: false,
             turned_away: Vec::new(),
         })
