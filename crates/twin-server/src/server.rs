@@ -428,7 +428,8 @@ impl Server {
 /// A QEMU whose socket takes every message sends each store by a system call of its own, and a reader that waits in poll
 /// is woken by each. So once small posted stores come thickly, the twin leaves the socket alone for a moment. The socket
 /// fills, QEMU queues, and a queue of more than 1024 stores travels as messages of 200 (hw/vfio-user/proxy.c,
-/// `VFIO_USER_OUT_HIGH`). A host that is answered anything ends the burst.
+/// `VFIO_USER_OUT_HIGH`). Those are taken as they come: a socketful of them a millisecond would be the limit of the
+/// window. A host that is answered anything ends the burst.
 #[derive(Debug, Default)]
 struct Burst {
     began: Time,
@@ -449,7 +450,10 @@ impl Burst {
     fn saw(&mut self, before: &Counters, after: &Counters, now: Time, more: bool) {
         let stores = after.posted_writes.wrapping_sub(before.posted_writes);
         let bytes = after.bytes_in.wrapping_sub(before.bytes_in);
-        let quiet = after.bytes_out == before.bytes_out && bytes <= stores.saturating_mul(Self::SMALL_BYTES);
+        let messages = after.messages.wrapping_sub(before.messages);
+        let quiet = after.bytes_out == before.bytes_out
+            && bytes <= stores.saturating_mul(Self::SMALL_BYTES)
+            && stores <= messages.saturating_mul(2);
         if !quiet || now.0.saturating_sub(self.began.0) > Self::WITHIN {
             *self = Self { began: now, stores: 0, rest_until: None };
         }
