@@ -44,7 +44,7 @@ enum Entry {
 impl Root {
     /// Makes an empty root at `path`, with the links of the merged `/usr`.
     pub(crate) fn create(path: PathBuf) -> Result<Self, SetupError> {
-        for directory in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "dev", "proc", "tmp", "work"] {
+        for directory in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "dev", "proc", "tmp", "build"] {
             let path = path.join(directory);
             fs::create_dir_all(&path).map_err(SetupError::io("create", &path))?;
         }
