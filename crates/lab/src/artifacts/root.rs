@@ -92,7 +92,7 @@ impl Root {
         let mut inside = self.enter()?;
         inside.args(["/bin/bash", "-euc", script]);
         // What the machine's user has set (MAKEFLAGS, CROSS_COMPILE, KBUILD_*) must not change an artifact.
-        inside.env_clear().env("PATH", super::tools::PATH).env("LC_ALL", "C").env("HOME", "/work");
+        inside.env_clear().env("PATH", super::tools::PATH).env("LC_ALL", "C").env("HOME", "/build");
         log.run(what, &mut inside)
     }
 
