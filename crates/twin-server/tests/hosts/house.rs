@@ -84,7 +84,7 @@ impl House {
         let until = Instant::now() + PATIENCE;
         while UnixStream::connect(house.control_path()).is_err() {
             assert!(Instant::now() < until, "the twin does not start");
-            std::thread::sleep(Duration::from_millis(2));
+            pause(Duration::from_millis(2));
         }
         house
     }
@@ -405,6 +405,11 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, how_long: Duration) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     let timeout = Timespec::try_from(how_long).unwrap();
     poll(&mut fds, Some(&timeout)).unwrap() == 1
+}
+
+/// Between two looks at memory, or before an answer that is to be late: there is no descriptor to wait for.
+pub(crate) fn pause(how_long: Duration) {
+    poll(&mut [], Some(&Timespec::try_from(how_long).unwrap())).unwrap();
 }
 
 /// What an eventfd has counted since it was last asked.

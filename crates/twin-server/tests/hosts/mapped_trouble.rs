@@ -1,6 +1,6 @@
 //! Mapped windows and overlays that fail: they cost their own host the link, and nobody a hang.
 
-use crate::house::{House, PATIENCE, RAM_AT};
+use crate::house::{House, PATIENCE, RAM_AT, pause};
 use crate::mapped_windows::{Mapped, ONES, WINDOW, eventually, linked, overlay};
 use control::{LinkState, OverlayAnswer, OverlayCommand, Reply, Request, decode, encode};
 use isthmus_overlay::Overlays;
@@ -79,7 +79,7 @@ impl Strange {
                 match does {
                     Does::Obey | Does::ObeyAfter(_) => {
                         if let Does::ObeyAfter(time) = does {
-                            std::thread::sleep(time);
+                            pause(time);
                         }
                         let applied = overlays.apply(&command, &borrowed);
                         answer.error = applied.err().map(|error| error.to_string());
@@ -206,10 +206,12 @@ fn an_overlay_that_is_slow_at_every_step_is_given_up_in_time() {
     let slow = Does::ObeyAfter(Duration::from_millis(900));
     let quick = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let is_quick = Arc::clone(&quick);
-    Strange::new(&house, move |_, _| if is_quick.load(Ordering::SeqCst) { Does::Obey } else { slow });
+    let strange =
+        Strange::new(&house, move |_, _| if is_quick.load(Ordering::SeqCst) { Does::Obey } else { slow });
     let (mut a, mut b) = linked(&house);
     b.open(RAM_AT);
     quick.store(false, Ordering::SeqCst);
+    let orders = strange.orders();
     // Moving takes four steps: together too long for a QEMU that waits 5 s and has more to do.
     let began = Instant::now();
     let outer = u64::from_le_bytes(b.host.read(Reg::EmBar1, 0)) & !0xF;
@@ -219,7 +221,7 @@ fn an_overlay_that_is_slow_at_every_step_is_given_up_in_time() {
         (b, Instant::now())
     });
     // The other host does not wait for it.
-    std::thread::sleep(Duration::from_millis(300));
+    eventually("the first step is under way", || strange.orders() > orders);
     let slowest = a.host.goes_on();
     assert!(slowest < Duration::from_millis(500), "{slowest:?}");
     let (mut b, ended) = moving.join().unwrap();
@@ -233,14 +235,16 @@ fn an_overlay_that_is_slow_at_every_step_is_given_up_in_time() {
 #[test]
 fn a_second_overlay_of_a_process_takes_the_place_of_the_first() {
     let house = House::apart(WindowMode::Direct);
-    Strange::new(&house, |_, order| if order.pieces.is_empty() { Does::Obey } else { Does::Nothing });
+    let strange =
+        Strange::new(&house, |_, order| if order.pieces.is_empty() { Does::Obey } else { Does::Nothing });
     let (mut a, b) = linked(&house);
+    let orders = strange.orders();
     let opening = std::thread::spawn(move || {
         let mut b = b;
         b.open(RAM_AT);
         b
     });
-    std::thread::sleep(Duration::from_millis(100));
+    eventually("the window is being opened", || strange.orders() > orders);
     // The order that was under way is nobody's now; the host that waits for it is answered.
     let _second = Strange::new(&house, |_, _| Does::Obey);
     let began = Instant::now();

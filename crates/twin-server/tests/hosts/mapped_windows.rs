@@ -2,7 +2,7 @@
 //!
 //! Both hosts are in this process, one overlay serves them, and the twin is in a process of its own.
 
-use crate::house::{Host, House, PATIENCE, RAM_AT, Ram, ram_map};
+use crate::house::{Host, House, PATIENCE, RAM_AT, Ram, pause, ram_map};
 use control::{CallError, PortName, Reply, Request, WindowClass, WindowMode as Mode};
 use isthmus_overlay::Overlays;
 use ntb_spec::bar0::Reg;
@@ -117,7 +117,7 @@ pub(crate) fn eventually(what: &str, fact: impl Fn() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !fact() {
         assert!(Instant::now() < until, "{what}");
-        std::thread::sleep(Duration::from_millis(1));
+        pause(Duration::from_millis(1));
     }
 }
 
