@@ -2,8 +2,11 @@
 
 use crate::Overlays;
 use control::{Lines, MAX_OVERLAY_FILES, OverlayAnswer, OverlayCommand, Reply, Request, decode, encode};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt::socket_peercred};
-use std::io::{self, IoSliceMut, Write};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send, sockopt::socket_peercred,
+};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -46,14 +49,15 @@ pub fn serve(control: &Path, overlays: &mut Overlays) -> Result<(), AgentError> 
 impl Agent {
     /// Connects and introduces itself; does not wait for the answer.
     pub(crate) fn connect(control: &Path) -> Result<Self, AgentError> {
-        let mut stream = UnixStream::connect(control)?;
+        let stream = UnixStream::connect(control)?;
         let peer = socket_peercred(&stream).map_err(io::Error::from)?.uid;
         if !peer.is_root() && peer != rustix::process::geteuid() {
             return Err(AgentError::Stranger(peer.as_raw()));
         }
         let hello = encode(&Request::Overlay).map_err(|_| AgentError::Protocol)?;
-        stream.write_all(&hello)?;
-        Ok(Self { stream, lines: Lines::default(), files: Vec::new() })
+        let agent = Self { stream, lines: Lines::default(), files: Vec::new() };
+        agent.say(&hello)?;
+        Ok(agent)
     }
 
     pub(crate) fn run(mut self, overlays: &mut Overlays) {
@@ -70,6 +74,10 @@ impl Agent {
         loop {
             let line = self.line()?;
             let command: OverlayCommand = decode(&line).map_err(|_| AgentError::Protocol)?;
+            // A process that was stopped finds orders that the twin has given up since: what they say is true no more.
+            if self.has_hung_up()? {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
             let files = std::mem::take(&mut self.files);
             let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
             let began = Instant::now();
@@ -77,8 +85,24 @@ impl Agent {
             let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let answer =
                 OverlayAnswer { id: command.id, error: result.err().map(|error| error.to_string()), took_ns };
-            self.stream.write_all(&encode(&answer).map_err(|_| AgentError::Protocol)?)?;
+            self.say(&encode(&answer).map_err(|_| AgentError::Protocol)?)?;
         }
+    }
+
+    /// Sends all of it, without the signal that a closed socket raises: in QEMU's first moments it would end QEMU.
+    fn say(&self, line: &[u8]) -> io::Result<()> {
+        let mut rest = line;
+        while !rest.is_empty() {
+            let sent = rustix::io::retry_on_intr(|| send(&self.stream, rest, SendFlags::NOSIGNAL))?;
+            rest = rest.get(sent..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn has_hung_up(&self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))?;
+        Ok(fds.iter().any(|fd| !fd.revents().is_empty()))
     }
 
     /// The next line. The twin sends one order at a time, so what descriptors come meanwhile are this line's.

@@ -20,8 +20,10 @@ pub(crate) struct Area {
 
 /// All file mappings, in the order of their addresses.
 pub(crate) fn areas() -> io::Result<Vec<Area>> {
-    let mut text = String::new();
-    File::open("/proc/self/maps")?.read_to_string(&mut text)?;
+    let mut bytes = Vec::new();
+    File::open("/proc/self/maps")?.read_to_end(&mut bytes)?;
+    // A path may be no UTF-8, and is not looked at.
+    let text = String::from_utf8_lossy(&bytes);
     Ok(text.lines().filter_map(parse).filter(|area| area.inode != 0).collect())
 }
 

@@ -66,14 +66,24 @@ impl Overlays {
         }
         if result.is_err() && command.close_on_hangup {
             for &address in &addresses {
-                self.ones.cover(address, target.bytes)?;
+                // Whatever comes of it, the range stays known, and is closed once more when the twin is gone.
+                drop(self.ones.cover(address, target.bytes));
             }
         }
-        let first = match command.pieces.iter().find(|piece| piece.at == 0) {
-            Some(piece) if result.is_ok() => identity(files.get(piece.file))?,
+        self.ranges.retain(|range| range.target != target);
+        let first = match command.pieces.as_slice() {
+            [first, ..] if result.is_ok() && first.at == 0 => {
+                let first_file = identity(files.get(first.file))?;
+                let itself = first_file == (target.device, target.inode)
+                    && (first.offset, first.bytes) == (target.offset, target.bytes);
+                if itself {
+                    // As it was before anybody came; to remember it would have no end.
+                    return Ok(());
+                }
+                first_file
+            }
             _ => self.ones.identity,
         };
-        self.ranges.retain(|range| range.target != target);
         self.ranges.push(Range { target, addresses, first, close_on_hangup: command.close_on_hangup });
         result
     }
@@ -93,13 +103,17 @@ impl Overlays {
     }
 
     /// Where the range lies: known from before and still so, or looked up.
-    fn find(&self, target: &FileRange) -> Result<Vec<usize>, OverlayError> {
+    fn find(&mut self, target: &FileRange) -> Result<Vec<usize>, OverlayError> {
         if let Some(range) = self.ranges.iter().find(|range| range.target == *target)
             && let Ok(addresses) = self.verify(range)
         {
             return Ok(addresses);
         }
         let mut found = Vec::new();
+        // What is somebody else's by now is forgotten: addresses are used again.
+        let known = std::mem::take(&mut self.ranges);
+        self.ranges =
+            known.into_iter().filter(|range| range.target != *target && self.verify(range).is_ok()).collect();
         let areas = maps::areas()?;
         for (nth, area) in areas.iter().enumerate() {
             let same = area.shared && (area.device, area.inode) == (target.device, target.inode);
@@ -108,7 +122,9 @@ impl Overlays {
             else {
                 continue;
             };
-            if address < area.end && covers(&areas, nth, address, target) {
+            // What was put under another range shows the same file, and is that range's affair.
+            let taken = self.ranges.iter().any(|range| range.addresses.contains(&address));
+            if address < area.end && !taken && covers(&areas, nth, address, target) {
                 found.push(address);
             }
         }

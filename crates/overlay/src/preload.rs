@@ -8,8 +8,10 @@ use crate::Overlays;
 use crate::agent::Agent;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr;
 use std::thread;
 
 /// The environment variable with the path of the twin's control socket.
@@ -50,11 +52,30 @@ fn start() {
     let begun = Agent::connect(Path::new(&control)).map_err(|error| error.to_string()).and_then(|agent| {
         let mut overlays = Overlays::new().map_err(|error| error.to_string())?;
         let body = move || agent.run(&mut overlays);
-        thread::Builder::new().name("isthmus overlay".into()).spawn(body).map_err(|error| error.to_string())
+        without_signals(|| thread::Builder::new().name("isthmus overlay".into()).spawn(body))
+            .map_err(|error| error.to_string())
     });
     if let Err(why) = begun {
         tell(&format!("isthmus overlay: {why} ({}); windows will be trapped\n", control.to_string_lossy()));
     }
+}
+
+/// Starts a thread that takes none of the program's signals. QEMU blocks those that it waits for in every thread of its own; in
+/// ours, which is there before, they would do what they do by default, and end QEMU.
+fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+    let mut all = MaybeUninit::uninit();
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: it fills the set that it is given.
+    let filled = unsafe { libc::sigfillset(all.as_mut_ptr()) } == 0;
+    // SAFETY: the first set is filled if it comes to this; the second is written.
+    let blocked =
+        filled && unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) } == 0;
+    let started = start();
+    if blocked {
+        // SAFETY: written by the call before, which succeeded.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
+    }
+    started
 }
 
 /// Whether the program is a QEMU, by the name that it was started with; a private root's loader has it among its

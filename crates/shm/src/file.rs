@@ -83,7 +83,8 @@ impl SharedFile {
     }
 
     /// Granularity of mappings in bytes.
-    pub(crate) fn page_bytes(&self) -> u64 {
+    #[must_use]
+    pub fn page_bytes(&self) -> u64 {
         self.page_bytes
     }
 }

@@ -144,15 +144,15 @@ impl GuestMemory {
         self.views.clear();
     }
 
-    /// The files under a range, if all of it has files and may be written: the host's own memory, whatever views lie
-    /// over it.
+    /// The files under a range, if all of it has files and may be read and written, which nobody checks any more once it is
+    /// mapped elsewhere: the host's own memory, whatever views lie over it.
     pub(crate) fn extents(&self, address: u64, bytes: u64) -> Result<Vec<Extent>, Unreachable> {
         let mut extents = Vec::new();
         let mut at = 0;
         while at < bytes {
             let here = address.checked_add(at).ok_or(Unreachable)?;
             let (first, section) =
-                self.section(here).filter(|(_, it)| it.rights.writable).ok_or(Unreachable)?;
+                self.section(here).filter(|(_, it)| it.rights == Rights::BOTH).ok_or(Unreachable)?;
             let backing = section.backing.as_ref().ok_or(Unreachable)?;
             let file = backing.file.clone().ok_or(Unreachable)?;
             let rest = section.last.saturating_sub(here).saturating_add(1);
@@ -304,6 +304,8 @@ fn length(first: u64, last: u64) -> usize {
 }
 
 impl Rights {
+    const BOTH: Self = Self { readable: true, writable: true };
+
     /// What a mapping with these rights must allow.
     pub(crate) fn access(self) -> Access {
         if self.writable { Access::ReadWrite } else { Access::Read }

@@ -10,7 +10,9 @@ use control::{Event, StoreMode};
 use ntb_spec::{WINDOWS, bar0, config};
 use rustix::io::Errno;
 use shm::{Mapping, SharedFile};
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use twin::{Effect, LinkState, Setup, Side, Time, Twin};
 use vfio_user::server::{Device, IrqChange, Region};
@@ -30,6 +32,11 @@ pub struct Machine {
     effects: Vec<Effect>,
     /// Something has changed that mapped windows depend on.
     replan: bool,
+    /// Whose message is being carried out.
+    acting: Option<Side>,
+    /// Hosts whose message has changed a mapped window: no reply until the overlays have followed. The other host does
+    /// not wait for an overlay that is slow.
+    waits: [bool; 2],
     /// Changes that watchers have not been told of yet.
     pub(crate) events: Vec<Event>,
     pub(crate) link_since: Time,
@@ -59,6 +66,8 @@ impl Machine {
             timer: None,
             effects: Vec::new(),
             replan: false,
+            acting: None,
+            waits: [false; 2],
             events: Vec::new(),
             link_since: Time::default(),
             setup,
@@ -75,6 +84,7 @@ impl Machine {
 
     /// The device of one port, for a session.
     pub fn port(&mut self, side: Side) -> PortDevice<'_> {
+        self.acting = Some(side);
         PortDevice { machine: self, side }
     }
 
@@ -119,11 +129,32 @@ impl Machine {
         loop {
             self.carry_out();
             if !std::mem::take(&mut self.replan) {
-                return;
+                break;
             }
             let verdict = self.windows.pump(&self.twin, &mut self.hosts);
             self.punish(verdict);
+            if let Some(side) = self.acting
+                && let Some(waits) = self.waits.get_mut(side as usize)
+            {
+                *waits = true;
+            }
         }
+        if !self.windows.is_busy() {
+            self.waits = [false; 2];
+        }
+    }
+
+    /// Whether a host's reply has to wait for an overlay.
+    pub(crate) fn holds(&self, side: Side) -> bool {
+        self.waits.get(side as usize) == Some(&true) && self.windows.is_busy()
+    }
+
+    /// A process's overlay has introduced itself.
+    pub(crate) fn admit_overlay(&mut self, pid: u32, stream: UnixStream) -> io::Result<()> {
+        let verdict = self.windows.admit(pid, stream, &self.hosts)?;
+        self.punish(verdict);
+        self.settle();
+        Ok(())
     }
 
     /// A host whose mappings are out of control has no link until it attaches anew.
@@ -313,7 +344,8 @@ impl Machine {
         let file = SharedFile::accept(fd, end).map_err(|unfit| unfit.to_string())?;
         let mapping = Mapping::new(&file, map.fd_offset, map.size, rights.access());
         let mapping = mapping.map_err(|error| error.to_string())?;
-        let file = self.hosts.get_mut(side).memory.keep(file);
+        // Kept for others to map, so only if it was opened for writing, as the mapping above has shown.
+        let file = rights.writable.then(|| self.hosts.get_mut(side).memory.keep(file)).flatten();
         Ok(Backing { mapping, file, offset: map.fd_offset })
     }
 
@@ -368,6 +400,12 @@ pub struct PortDevice<'a> {
     side: Side,
 }
 
+impl Drop for PortDevice<'_> {
+    fn drop(&mut self) {
+        self.machine.acting = None;
+    }
+}
+
 impl Device for PortDevice<'_> {
     fn region(&self, index: RegionIndex) -> Region {
         let size = match Machine::place(index) {
@@ -388,7 +426,7 @@ impl Device for PortDevice<'_> {
     }
 
     fn hold(&self) -> bool {
-        self.machine.windows.is_busy()
+        self.machine.holds(self.side)
     }
 
     fn irq_info(&self, index: IrqIndex) -> IrqInfo {

@@ -173,11 +173,11 @@ impl Server {
                     Source::Overlay(pid) => self.machine.serve_overlay(pid),
                 }
             }
-            if !self.machine.windows.is_busy() {
-                for side in Side::BOTH {
-                    if std::mem::take(&mut self.dock_mut(side).0.held) {
-                        self.serve(side);
-                    }
+            for side in Side::BOTH {
+                let (dock, machine) = self.dock_mut(side);
+                if dock.held && !machine.holds(side) {
+                    dock.held = false;
+                    self.serve(side);
                 }
             }
             self.tell_watchers();
@@ -281,7 +281,8 @@ impl Server {
         let (dock, machine) = self.dock_mut(side);
         let Some(session) = &mut dock.session else { return };
         let before = *session.counters();
-        let over = match session.service(&mut machine.port(side), BUDGET) {
+        let done = session.service(&mut machine.port(side), BUDGET);
+        let over = match done {
             Ok(progress) => {
                 dock.again = progress.next == Next::Again;
                 dock.burst.saw(&before, session.counters(), machine.now(), dock.again);
@@ -399,7 +400,7 @@ impl Server {
         } else if connection.is_overlay() {
             let admitted = connection.stream().and_then(|stream| {
                 let pid = peer_pid(&stream).ok_or_else(|| io::Error::other("nobody knows its process"))?;
-                machine.windows.admit(pid, stream)
+                machine.admit_overlay(pid, stream)
             });
             if let Err(error) = admitted {
                 tracing::warn!(%error, "an overlay is turned away");

@@ -24,6 +24,8 @@ pub struct Dummy {
     bar0: Vec<u8>,
     config: Vec<u8>,
     file: OwnedFd,
+    /// The reply to the last write has to wait.
+    pub holds: bool,
 }
 
 /// The parts of BAR 2 that may be mapped.
@@ -33,6 +35,8 @@ pub const AREAS: [SparseArea; 2] =
 impl Dummy {
     /// Length of BAR 0 in bytes.
     pub const BAR0_BYTES: usize = 0x20_0000;
+    /// A write of this has its reply held.
+    pub const HOLD: &[u8] = b"hold this reply!";
 
     fn new() -> Self {
         Self {
@@ -40,6 +44,7 @@ impl Dummy {
             bar0: vec![0; Self::BAR0_BYTES],
             config: vec![0; 4096],
             file: file_of(0x1_0000),
+            holds: false,
         }
     }
 
@@ -86,6 +91,10 @@ impl Device for Dummy {
         Some(Mapping { fd: self.file.as_fd(), fd_offset: 0, areas })
     }
 
+    fn hold(&self) -> bool {
+        self.holds
+    }
+
     fn irq_info(&self, index: IrqIndex) -> IrqInfo {
         match index {
             IrqIndex::INTX => IrqInfo { flags: irq_flags::EVENTFD | irq_flags::MASKABLE, count: 1 },
@@ -113,6 +122,7 @@ impl Device for Dummy {
         self.bytes(index, offset, data.len())?.copy_from_slice(data);
         let posted = if posted { "post" } else { "write" };
         self.log.push(format!("{posted} {index} {offset:#x} {data:x?}"));
+        self.holds = data == Self::HOLD;
         Ok(())
     }
 

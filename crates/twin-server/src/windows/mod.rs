@@ -6,32 +6,41 @@
 //! overlay carries it out and answers. While a step is under way the host that caused it gets no reply, so that a
 //! driver that has opened or closed a window finds it so.
 
+mod memory;
 mod mode;
 mod overlay_peer;
 mod plan;
 
 pub use mode::{UnknownMode, WindowMode};
 
-use crate::guest_memory::Extent;
 use crate::host::Hosts;
-use control::{FileRange, MAX_OVERLAY_FILES, MAX_OVERLAY_PIECES, Piece, WindowClass};
-use overlay_peer::{Order, OverlayPeer};
+use control::WindowClass;
+use memory::{Memory, exchange, given, order, pieces, range};
+use overlay_peer::{OverlayPeer, PATIENCE};
 use plan::{FilePiece, Step, Under, View, next_step};
-use rustix::fs::fstat;
-use shm::{Access, Mapping, SharedFile};
+use shm::{Mapping, SharedFile};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use twin::{Side, Twin};
 
 const PAGE: u64 = 4096;
+/// How long steps may be under way without a pause: a window that moves takes four.
+const PATIENCE_IN_ALL: Duration = PATIENCE.saturating_mul(2);
 /// Overlays whose host has not attached yet, or never will.
 const MAX_OVERLAYS: usize = 16;
 
 /// Which window: the port that stores, and its number.
 pub(crate) type Tag = (Side, usize);
+
+/// Which step of which window an order belongs to: an answer may come after its step was given up and another begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ticket {
+    tag: Tag,
+    step: u64,
+}
 
 /// All windows of a twin, and the overlays that serve them.
 #[derive(Debug)]
@@ -40,13 +49,19 @@ pub(crate) struct Windows {
     b: [Slot; ntb_spec::WINDOWS],
     /// The memory of windows in *shared* mode, which both ports' BARs are.
     shared: [Option<Memory>; ntb_spec::WINDOWS],
-    overlays: Vec<(u32, OverlayPeer<Tag>)>,
+    overlays: Vec<(u32, OverlayPeer<Ticket>)>,
+    /// Steps begun so far.
+    steps: u64,
+    /// Since when some step has been under way without a pause.
+    busy_since: Option<Instant>,
 }
 
 /// One window of one port.
 #[derive(Debug)]
 struct Slot {
     mode: WindowMode,
+    /// The mode that was asked for: a host that comes without an overlay has its windows trapped, the next one need not.
+    asked_for: WindowMode,
     /// Fixed when the host asks for the region, until it is gone.
     attached: Option<WindowClass>,
     /// What the host maps when it attaches.
@@ -65,23 +80,9 @@ struct Slot {
 #[derive(Debug)]
 struct Busy {
     step: Step,
+    number: u64,
     orders_left: usize,
     failed: Option<String>,
-}
-
-/// A file of ours, and where it is mapped here.
-#[derive(Debug, Clone)]
-struct Memory {
-    file: Arc<SharedFile>,
-    mapping: Arc<Mapping>,
-}
-
-impl Memory {
-    fn new(name: &str, bytes: u64) -> Result<Self, String> {
-        let file = SharedFile::create(name, bytes).map_err(|error| error.to_string())?;
-        let mapping = Mapping::new(&file, 0, bytes, Access::ReadWrite).map_err(|error| error.to_string())?;
-        Ok(Self { file: Arc::new(file), mapping: Arc::new(mapping) })
-    }
 }
 
 /// What became of the work, for the machine to act on.
@@ -95,7 +96,14 @@ impl Windows {
     pub(crate) fn new(modes: [WindowMode; 2]) -> Self {
         let slots = |mode| [Slot::new(mode), Slot::new(mode)];
         let [a, b] = modes;
-        Self { a: slots(a), b: slots(b), shared: [None, None], overlays: Vec::new() }
+        Self {
+            a: slots(a),
+            b: slots(b),
+            shared: [None, None],
+            overlays: Vec::new(),
+            steps: 0,
+            busy_since: None,
+        }
     }
 
     fn slot(&self, (side, window): Tag) -> Option<&Slot> {
@@ -138,6 +146,7 @@ impl Windows {
             )),
             _ => {
                 slot.mode = mode;
+                slot.asked_for = mode;
                 Ok(())
             }
         }
@@ -187,18 +196,18 @@ impl Windows {
             let Some(slot) = self.slot_mut(tag) else { continue };
             if tag.0 == side {
                 slot.attached = None;
+                slot.mode = slot.asked_for;
                 slot.actual.bar = Under::Closed;
                 slot.given = None;
                 if matches!(slot.busy, Some(Busy { step: Step::Bar(_), .. })) {
                     slot.busy = None;
                 }
             } else {
-                slot.actual.replaced.clear();
-                if matches!(slot.busy, Some(Busy { step: Step::Replace(_) | Step::Restore(_), .. })) {
-                    slot.busy = None;
-                }
+                slot.abandon();
             }
         }
+        // The next host is none of the last one's business.
+        self.shared = [None, None];
     }
 
     /// A host has attached: its BARs are as they were given to it.
@@ -222,14 +231,19 @@ impl Windows {
     // --- overlays ---------------------------------------------------------------------------------------------
 
     /// A process's overlay has introduced itself.
-    pub(crate) fn admit(&mut self, pid: u32, stream: UnixStream) -> io::Result<()> {
+    pub(crate) fn admit(&mut self, pid: u32, stream: UnixStream, hosts: &Hosts) -> io::Result<Verdict> {
         if self.overlays.len() >= MAX_OVERLAYS {
             return Err(io::Error::other("there are too many overlays"));
         }
         let peer = OverlayPeer::new(stream)?;
-        self.overlays.retain(|(other, _)| *other != pid);
+        let mut verdict = Verdict::default();
+        if let Some(at) = self.overlays.iter().position(|(other, _)| *other == pid) {
+            // It knows nothing of what the first one did.
+            self.overlays.remove(at);
+            verdict = self.lose(pid, "another overlay of its process has connected", hosts);
+        }
         self.overlays.push((pid, peer));
-        Ok(())
+        Ok(verdict)
     }
 
     /// For the event loop: each overlay's descriptor, and whether it has something to send.
@@ -237,9 +251,11 @@ impl Windows {
         self.overlays.iter().map(|(pid, peer)| (*pid, peer.as_fd(), peer.wants_write()))
     }
 
-    /// When the earliest order is late.
+    /// When the earliest order is late, or all of them are: each may be in time, and together they keep a host waiting for
+    /// too long.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.overlays.iter().filter_map(|(_, peer)| peer.deadline()).min()
+        let orders = self.overlays.iter().filter_map(|(_, peer)| peer.deadline());
+        orders.chain(self.busy_since.and_then(|since| since.checked_add(PATIENCE_IN_ALL))).min()
     }
 
     fn overlay_of(&self, side: Side, hosts: &Hosts) -> Option<usize> {
@@ -266,10 +282,18 @@ impl Windows {
     /// Lets every overlay that is late be late.
     pub(crate) fn expire(&mut self, hosts: &mut Hosts) -> Verdict {
         let now = Instant::now();
-        let late = |peer: &OverlayPeer<Tag>| peer.deadline().is_some_and(|deadline| now >= deadline);
+        let late = |peer: &OverlayPeer<Ticket>| peer.deadline().is_some_and(|deadline| now >= deadline);
         let pids: Vec<u32> =
             self.overlays.iter().filter(|(_, peer)| late(peer)).map(|(pid, _)| *pid).collect();
         let mut verdict = Verdict::default();
+        let too_long = |since: Instant| now.saturating_duration_since(since) >= PATIENCE_IN_ALL;
+        if self.busy_since.is_some_and(too_long) {
+            self.busy_since = None;
+            let slow = self.overlays.extract_if(.., |(_, peer)| peer.deadline().is_some());
+            for (pid, _) in slow.collect::<Vec<_>>() {
+                verdict.untrusted.extend(self.lose(pid, "the overlay takes too long", hosts).untrusted);
+            }
+        }
         for pid in pids {
             verdict.untrusted.extend(self.service(pid, hosts).untrusted);
         }
@@ -289,13 +313,16 @@ impl Windows {
                 } else {
                     mattered |= !slot.actual.replaced.is_empty();
                 }
-                let hit = slot
-                    .busy
-                    .as_ref()
-                    .is_some_and(|busy| matches!(busy.step, Step::Bar(_)) == (tag.0 == side));
-                if hit {
+                if let Some(busy) = &slot.busy
+                    && matches!(busy.step, Step::Bar(_)) == (tag.0 == side)
+                {
                     mattered = true;
-                    slot.busy = None;
+                    if tag.0 == side {
+                        slot.busy = None;
+                    }
+                }
+                if tag.0 != side {
+                    slot.abandon();
                 }
             }
             if mattered {
@@ -328,13 +355,16 @@ impl Windows {
             };
             // A host without its overlay stays as it is; it has no link.
             let Some(overlay) = self.overlay_of(actor, hosts) else { continue };
-            if let Err(why) = self.begin(tag, step, at, overlay, hosts) {
+            if let Err(why) = self.begin(tag, step, at, overlay) {
                 let pid = self.overlays.get(overlay).map(|(pid, _)| *pid);
                 self.overlays.remove(overlay);
                 if let Some(pid) = pid {
                     verdict.untrusted.extend(self.lose(pid, &why, hosts).untrusted);
                 }
             }
+        }
+        if !self.is_busy() {
+            self.busy_since = None;
         }
         verdict
     }
@@ -367,6 +397,10 @@ impl Windows {
                 // Mappings have pages: the last one opens whole.
                 let open = open.next_multiple_of(PAGE);
                 match (pieces(hosts, side.peer(), translation, open), own) {
+                    (Ok(pieces), _) if self.has_taken((side, 1_usize.saturating_sub(window)), &pieces) => {
+                        problem = Some("the other window has taken that memory");
+                        closed
+                    }
                     (Err(why), _) => {
                         problem = Some(why);
                         closed
@@ -403,6 +437,22 @@ impl Windows {
         (view, translation)
     }
 
+    /// Whether some of this memory of the receiver is a window's own.
+    fn has_taken(&self, tag: Tag, pieces: &[FilePiece]) -> bool {
+        let Some(slot) = self.slot(tag) else { return false };
+        let coming = match &slot.busy {
+            Some(Busy { step: Step::Replace(coming), .. }) => coming.as_slice(),
+            _ => &[],
+        };
+        let meets = |taken: &FilePiece, piece: &FilePiece| {
+            taken.file.identity() == piece.file.identity()
+                && taken.offset < piece.offset.saturating_add(piece.bytes)
+                && piece.offset < taken.offset.saturating_add(taken.bytes)
+        };
+        let taken = || slot.actual.replaced.iter().chain(coming);
+        pieces.iter().any(|piece| taken().any(|taken| meets(taken, piece)))
+    }
+
     fn shared_of(&mut self, window: usize, bytes: u64) -> Option<Memory> {
         let slot = self.shared.get_mut(window)?;
         if slot.is_none() {
@@ -412,15 +462,10 @@ impl Windows {
     }
 
     /// Sends the orders of a step. What has to be copied before is copied.
-    fn begin(
-        &mut self,
-        tag: Tag,
-        step: Step,
-        at: u64,
-        overlay: usize,
-        hosts: &mut Hosts,
-    ) -> Result<(), String> {
-        let receiver = tag.0.peer();
+    fn begin(&mut self, tag: Tag, step: Step, at: u64, overlay: usize) -> Result<(), String> {
+        self.steps = self.steps.wrapping_add(1);
+        let number = self.steps;
+        let ticket = Ticket { tag, step: number };
         let mut orders = Vec::new();
         match &step {
             Step::Bar(under) => {
@@ -431,19 +476,13 @@ impl Windows {
                     Under::Pieces(pieces) => pieces.as_slice(),
                     Under::Closed | Under::Given => &[],
                 };
-                orders.push(order(target, pieces, true, tag)?);
+                orders.push(order(target, pieces, true, ticket)?);
             }
             Step::Replace(pieces) => {
                 let own =
                     self.slot(tag).and_then(|slot| slot.own.clone()).ok_or("the window has no memory")?;
-                let memory = &hosts.get(receiver).memory;
                 for piece in pieces {
-                    copy(piece.bytes, |done, chunk| {
-                        let from = at.saturating_add(piece.at).saturating_add(done);
-                        memory.read(from, chunk).is_ok()
-                            && place(piece.at.saturating_add(done))
-                                .is_some_and(|to| own.mapping.write(to, chunk).is_ok())
-                    })?;
+                    exchange(&own, piece, false)?;
                     let target = range(&piece.file, piece.offset, piece.bytes)?;
                     let own = FilePiece {
                         at: 0,
@@ -451,24 +490,17 @@ impl Windows {
                         file: Arc::clone(&own.file),
                         offset: piece.at,
                     };
-                    orders.push(order(target, &[own], false, tag)?);
+                    orders.push(order(target, &[own], false, ticket)?);
                 }
                 if let Some(slot) = self.slot_mut(tag) {
                     slot.replaced_at = at;
                 }
             }
             Step::Restore(pieces) => {
-                let slot = self.slot(tag).ok_or("there is no such window")?;
-                let (own, at) = (slot.own.clone().ok_or("the window has no memory")?, slot.replaced_at);
-                let memory = &mut hosts.get_mut(receiver).memory;
-                memory.remove_views(&own.mapping);
+                let own =
+                    self.slot(tag).and_then(|slot| slot.own.clone()).ok_or("the window has no memory")?;
                 for piece in pieces {
-                    copy(piece.bytes, |done, chunk| {
-                        let to = at.saturating_add(piece.at).saturating_add(done);
-                        place(piece.at.saturating_add(done))
-                            .is_some_and(|from| own.mapping.read(from, chunk).is_ok())
-                            && memory.write(to, chunk).is_ok()
-                    })?;
+                    exchange(&own, piece, true)?;
                     let target = range(&piece.file, piece.offset, piece.bytes)?;
                     let ram = FilePiece {
                         at: 0,
@@ -476,23 +508,25 @@ impl Windows {
                         file: Arc::clone(&piece.file),
                         offset: piece.offset,
                     };
-                    orders.push(order(target, &[ram], false, tag)?);
+                    orders.push(order(target, &[ram], false, ticket)?);
                 }
             }
         }
         if let Some(slot) = self.slot_mut(tag) {
-            slot.busy = Some(Busy { step, orders_left: orders.len(), failed: None });
+            slot.busy = Some(Busy { step, number, orders_left: orders.len(), failed: None });
         }
+        self.busy_since = self.busy_since.or_else(|| Some(Instant::now()));
         let (_, peer) = self.overlays.get_mut(overlay).ok_or("the overlay is gone")?;
         orders.into_iter().try_for_each(|order| peer.order(order)).map_err(|lost| lost.to_string())
     }
 
     /// An order of a step was answered.
-    fn finish(&mut self, tag: Tag, result: Result<(), String>, hosts: &mut Hosts) -> Verdict {
+    fn finish(&mut self, ticket: Ticket, result: Result<(), String>, hosts: &mut Hosts) -> Verdict {
         let mut verdict = Verdict::default();
+        let Ticket { tag, step } = ticket;
         let Some(slot) = self.slot_mut(tag) else { return verdict };
         // A step that was given up (its host is gone) may still be answered.
-        let Some(busy) = &mut slot.busy else { return verdict };
+        let Some(busy) = slot.busy.as_mut().filter(|busy| busy.number == step) else { return verdict };
         busy.orders_left = busy.orders_left.saturating_sub(1);
         if let Err(why) = result {
             busy.failed = Some(why);
@@ -508,6 +542,10 @@ impl Windows {
             if matches!(step, Step::Bar(_)) {
                 // Ordered to close on failure.
                 slot.actual.bar = Under::Closed;
+            } else {
+                // Nobody knows how far it came, and to try again would go on for ever.
+                slot.own = None;
+                slot.actual.replaced.clear();
             }
             verdict.untrusted.push(actor);
             return verdict;
@@ -519,15 +557,32 @@ impl Windows {
                 memory.add_view(first, piece.bytes, Arc::clone(&own.mapping), piece.at);
             }
         }
+        if let (Step::Restore(_), Some(own)) = (&step, &slot.own) {
+            hosts.get_mut(actor).memory.remove_views(&own.mapping);
+        }
         slot.actual.after(step);
         verdict
     }
 }
 
 impl Slot {
+    /// The receiver cannot be told any more. What it has of the window's memory stays with it, so that nobody else may
+    /// have it: the window gets other memory.
+    fn abandon(&mut self) {
+        let under_way = matches!(self.busy, Some(Busy { step: Step::Replace(_) | Step::Restore(_), .. }));
+        if under_way {
+            self.busy = None;
+        }
+        if under_way || !self.actual.replaced.is_empty() {
+            self.actual.replaced.clear();
+            self.own = None;
+        }
+    }
+
     fn new(mode: WindowMode) -> Self {
         Self {
             mode,
+            asked_for: mode,
             attached: None,
             given: None,
             own: None,
@@ -537,97 +592,4 @@ impl Slot {
             problem: None,
         }
     }
-}
-
-/// The largest window whose given file is filled with ones.
-const FILLED_BYTES: u64 = 16 << 20;
-
-/// What a host maps until the first order: all ones, and nobody else's. A window beyond what stock drivers use
-/// reads as zeros for the moment between memory enable and that order; filling it would take its size in memory.
-fn given(bytes: u64) -> Result<SharedFile, String> {
-    let file = SharedFile::create("isthmus window", bytes).map_err(|error| error.to_string())?;
-    if bytes <= FILLED_BYTES {
-        let mapping = Mapping::new(&file, 0, bytes, Access::ReadWrite).map_err(|error| error.to_string())?;
-        copy(bytes, |done, chunk| {
-            chunk.fill(0xFF);
-            place(done).is_some_and(|at| mapping.write(at, chunk).is_ok())
-        })?;
-    }
-    Ok(file)
-}
-
-/// Walks `bytes` in chunks.
-fn copy(bytes: u64, mut one: impl FnMut(u64, &mut [u8]) -> bool) -> Result<(), String> {
-    let mut buffer = [0; 1 << 14];
-    let mut done = 0;
-    while done < bytes {
-        let now = place(bytes.saturating_sub(done)).unwrap_or(usize::MAX).min(buffer.len());
-        let chunk = buffer.get_mut(..now).ok_or("a chunk")?;
-        if !one(done, chunk) {
-            return Err("the window's memory cannot be reached".to_owned());
-        }
-        done = done.saturating_add(u64::try_from(now).unwrap_or(u64::MAX));
-    }
-    Ok(())
-}
-
-fn place(offset: u64) -> Option<usize> {
-    usize::try_from(offset).ok()
-}
-
-/// The files under a range of a host's memory, neighbours joined.
-fn pieces(hosts: &Hosts, side: Side, address: u64, bytes: u64) -> Result<Vec<FilePiece>, &'static str> {
-    let extents = hosts.get(side).memory.extents(address, bytes);
-    let extents =
-        extents.map_err(|_| "its translation points at no memory that the twin can reach and write")?;
-    let mut pieces: Vec<FilePiece> = Vec::new();
-    for extent in extents {
-        if !extent.offset.is_multiple_of(PAGE)
-            || !extent.at.is_multiple_of(PAGE)
-            || !extent.bytes.is_multiple_of(PAGE)
-        {
-            return Err("its memory is not made of whole pages");
-        }
-        let joins = |last: &&mut FilePiece| {
-            Arc::ptr_eq(&last.file, &extent.file)
-                && last.offset.checked_add(last.bytes) == Some(extent.offset)
-        };
-        if let Some(last) = pieces.last_mut().filter(joins) {
-            last.bytes = last.bytes.saturating_add(extent.bytes);
-        } else if pieces.len() >= MAX_OVERLAY_PIECES {
-            return Err("its memory is in too many pieces: a window behind a vIOMMU may have 4096 pages");
-        } else {
-            let Extent { at, bytes, file, offset } = extent;
-            pieces.push(FilePiece { at, bytes, file, offset });
-        }
-    }
-    Ok(pieces)
-}
-
-fn range(file: &SharedFile, offset: u64, bytes: u64) -> Result<FileRange, String> {
-    let stat = fstat(file).map_err(|errno| errno.to_string())?;
-    Ok(FileRange { device: stat.st_dev, inode: stat.st_ino, offset, bytes })
-}
-
-/// An order with its files named once each.
-fn order(
-    target: FileRange,
-    pieces: &[FilePiece],
-    close_on_hangup: bool,
-    tag: Tag,
-) -> Result<Order<Tag>, String> {
-    let mut files: Vec<Arc<SharedFile>> = Vec::new();
-    let mut named = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let known = files.iter().position(|file| Arc::ptr_eq(file, &piece.file));
-        let file = known.unwrap_or_else(|| {
-            files.push(Arc::clone(&piece.file));
-            files.len().saturating_sub(1)
-        });
-        named.push(Piece { at: piece.at, bytes: piece.bytes, file, offset: piece.offset });
-    }
-    if files.len() > MAX_OVERLAY_FILES {
-        return Err("the window's memory comes from too many files".to_owned());
-    }
-    Ok(Order { target, pieces: named, files, close_on_hangup, tag })
 }

@@ -91,7 +91,7 @@ impl<T: Copy> OverlayPeer<T> {
         match self.stream.read(&mut chunk) {
             Ok(0) => return Err(Lost::Gone),
             Ok(count) => self.lines.push(chunk.get(..count).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => return Err(Lost::Gone),
         }
         let Some(line) = self.lines.next_line().map_err(|_| Lost::Protocol)? else {

@@ -2,7 +2,7 @@
 //!
 //! In *direct* mode there is one step: the BAR becomes the neighbour's memory, or is closed. In *alias* mode the neighbour's
 //! memory is the window's own, so that it must be put there before the BAR opens, and taken out again only after
-//! the BAR has closed; a translation that moves takes all four steps.
+//! the BAR has closed, whatever it was before; a translation that moves takes all four steps.
 
 use shm::SharedFile;
 use std::sync::Arc;
@@ -64,7 +64,11 @@ pub(crate) enum Step {
 /// The step from one view towards another; `None` when it is reached.
 pub(crate) fn next_step(actual: &View, wanted: &View) -> Option<Step> {
     if actual.replaced != wanted.replaced {
-        return Some(if actual.replaced.is_empty() {
+        let open = matches!(actual.bar, Under::Pieces(_));
+        return Some(if actual.replaced.is_empty() && open {
+            // It may be that very memory: a store would fall between the copy and the swap.
+            Step::Bar(Under::Closed)
+        } else if actual.replaced.is_empty() {
             Step::Replace(wanted.replaced.clone())
         } else if actual.bar != Under::Closed {
             Step::Bar(Under::Closed)
@@ -120,6 +124,23 @@ mod tests {
         assert!(matches!(
             walk(open(0), &View::CLOSED).as_slice(),
             [Step::Bar(Under::Closed), Step::Restore(_)]
+        ));
+    }
+
+    #[test]
+    fn a_direct_window_closes_before_its_memory_is_replaced() {
+        let ram = Arc::new(SharedFile::create("ram", 8192).unwrap());
+        let own = Arc::new(SharedFile::create("window", 4096).unwrap());
+        let direct = View { bar: Under::Pieces(vec![piece(&ram, 0)]), replaced: Vec::new() };
+        let alias = View { bar: Under::Pieces(vec![piece(&own, 0)]), replaced: vec![piece(&ram, 0)] };
+        let steps = walk(direct.clone(), &alias);
+        assert!(matches!(
+            steps.as_slice(),
+            [Step::Bar(Under::Closed), Step::Replace(_), Step::Bar(Under::Pieces(_))]
+        ));
+        assert!(matches!(
+            walk(alias, &direct).as_slice(),
+            [Step::Bar(Under::Closed), Step::Restore(_), Step::Bar(Under::Pieces(_))]
         ));
     }
 

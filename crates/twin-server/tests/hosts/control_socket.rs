@@ -109,7 +109,7 @@ fn nonsense_is_answered_and_the_connection_goes_on() {
         b"[[[[[[[[[[",
         &[b'['; 100_000],
         &[b'9'; 100_000],
-        b"{\"request\":\"overlay\"}",
+        b"{\"request\":\"underlay\"}",
     ];
     let mut replies = BufReader::new(stream.try_clone().unwrap());
     for line in nonsense {

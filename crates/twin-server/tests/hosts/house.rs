@@ -8,11 +8,13 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use twin::{Setup, Side};
-use twin_server::{Endpoint, Options, RunError, Server};
+use twin_server::{Endpoint, Options, RunError, Server, WindowMode};
 use vfio_user::client::{Client, ClientError};
 use vfio_user::wire::{Capabilities, DmaAddr, DmaMap, IrqIndex, RegionIndex};
 
@@ -33,6 +35,8 @@ pub(crate) struct House {
     stop: UnixStream,
     thread: Option<JoinHandle<Result<(), RunError>>>,
     task: u32,
+    /// A twin in a process of its own.
+    child: Option<Child>,
 }
 
 impl House {
@@ -48,7 +52,7 @@ impl House {
             ports: [at("a"), at("b")],
             control: Some(at("control")),
             setup,
-            modes: [twin_server::WindowMode::Trap; 2],
+            modes: [WindowMode::Trap; 2],
             trace: None,
         };
         let (stop, stopped) = UnixStream::pair().unwrap();
@@ -60,7 +64,38 @@ impl House {
             server.run(stopped.as_fd())
         });
         let task = task.recv().unwrap();
-        Self { directory, stop, thread: Some(thread), task }
+        Self { directory, stop, thread: Some(thread), task, child: None }
+    }
+
+    /// A twin in a process of its own, with that mode for every window: what an overlay of this process replaces, it replaces
+    /// for the whole process, and a twin's mappings are not a host's.
+    pub(crate) fn apart(mode: WindowMode) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (stop, stopped) = UnixStream::pair().unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "house::a_twin_apart"])
+            .env(APART, directory.path())
+            .env(APART_MODE, mode.to_string())
+            .stdin(OwnedFd::from(stopped))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let house = Self { directory, stop, thread: None, task: 0, child: Some(child) };
+        let until = Instant::now() + PATIENCE;
+        while UnixStream::connect(house.control_path()).is_err() {
+            assert!(Instant::now() < until, "the twin does not start");
+            pause(Duration::from_millis(2));
+        }
+        house
+    }
+
+    /// Its process, if it has one of its own.
+    pub(crate) fn child(&mut self) -> &mut Child {
+        self.child.as_mut().unwrap()
+    }
+
+    pub(crate) fn control_path(&self) -> PathBuf {
+        self.directory.path().join("control")
     }
 
     pub(crate) fn socket(&self, side: Side) -> PathBuf {
@@ -102,7 +137,7 @@ impl House {
     }
 
     pub(crate) fn control_stream(&self) -> UnixStream {
-        let stream = UnixStream::connect(self.directory.path().join("control")).unwrap();
+        let stream = UnixStream::connect(self.control_path()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream
@@ -166,6 +201,11 @@ impl House {
     }
 
     fn finish(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(std::io::Write::write_all(&mut self.stop, b"."));
+            let status = child.wait().unwrap();
+            assert!(status.success() || status.signal() == Some(9), "the twin failed: {status}");
+        }
         let Some(thread) = self.thread.take() else { return };
         // If the twin is gone already, joining it says why.
         drop(std::io::Write::write_all(&mut self.stop, b"."));
@@ -177,8 +217,27 @@ impl Drop for House {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.finish();
+        } else if let Some(mut child) = self.child.take() {
+            drop(child.kill());
+            drop(child.wait());
         }
     }
+}
+
+/// The environment of a twin apart: its directory and its mode.
+const APART: &str = "ISTHMUS_TEST_TWIN";
+const APART_MODE: &str = "ISTHMUS_TEST_MODE";
+
+/// Not a test but the body of a twin's process; among the tests it does nothing.
+#[test]
+fn a_twin_apart() {
+    let Some(directory) = std::env::var_os(APART).map(PathBuf::from) else { return };
+    let mode: WindowMode = std::env::var(APART_MODE).unwrap().parse().unwrap();
+    let at = |name: &str| Endpoint::Path(directory.join(name));
+    let setup = Setup { training: Duration::from_millis(20), ..Setup::default() };
+    let (ports, control, modes) = ([at("a"), at("b")], Some(at("control")), [mode; 2]);
+    let mut server = Server::bind(&Options { ports, control, setup, modes, trace: None }).unwrap();
+    server.run(std::io::stdin().as_fd()).unwrap();
 }
 
 /// Memory that a host shares.
@@ -346,6 +405,11 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, how_long: Duration) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     let timeout = Timespec::try_from(how_long).unwrap();
     poll(&mut fds, Some(&timeout)).unwrap() == 1
+}
+
+/// Between two looks at memory, or before an answer that is to be late: there is no descriptor to wait for.
+pub(crate) fn pause(how_long: Duration) {
+    poll(&mut [], Some(&Timespec::try_from(how_long).unwrap())).unwrap();
 }
 
 /// What an eventfd has counted since it was last asked.

@@ -185,8 +185,16 @@ impl ServerSession {
     pub fn finish<D: Device + ?Sized>(mut self, device: &mut D) {
         // No more can come in after this, so the work has an end; what is queued can still be read.
         self.stop_receiving();
-        if let Ok(Progress { next: Next::Writable, .. }) = self.service(device, usize::MAX) {
-            tracing::debug!("the client does not fetch its last replies");
+        loop {
+            match self.service(device, usize::MAX) {
+                // Whatever the device waits for, there is nobody left to wait for it; a message was taken, so this ends.
+                Ok(Progress { next: Next::Held, .. }) => {}
+                Ok(Progress { next: Next::Writable, .. }) => {
+                    tracing::debug!("the client does not fetch its last replies");
+                    return;
+                }
+                _ => return,
+            }
         }
     }
 

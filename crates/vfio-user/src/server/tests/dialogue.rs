@@ -1,11 +1,13 @@
 //! One question, one answer. The cases are those of libvfio-user's test suite and of the conformance list.
 
 use super::*;
-use crate::fuzzing::{AREAS, file_of};
+use crate::fuzzing::{AREAS, Dummy, file_of};
+use crate::server::{Next, ServerSession};
 use crate::wire::{
     Capabilities, DeviceInfo, DmaAddr, DmaMap, DmaUnmap, IrqAction, IrqData, IrqIndex, IrqInfo, Record,
     RegionIndex, RegionReply, SetIrqs, emit_write_multi,
 };
+use std::os::unix::net::UnixStream;
 
 const fn map(iova: u64, size: u64) -> DmaMap {
     DmaMap { iova: DmaAddr(iova), size, fd_offset: 0, readable: true, writeable: true }
@@ -466,4 +468,37 @@ fn a_client_that_takes_no_files_is_offered_none() {
     assert_eq!(line.replies().len(), 1);
     send!(line, Request::GetRegionInfo { argsz: 32, index: RegionIndex::BAR2 });
     assert_eq!(line.replies().remove(0).1, words(&[32, 3, 2, 0, 0x1_0000, 0, 0, 0]));
+}
+
+#[test]
+fn a_reply_that_is_held_waits_and_everything_behind_it() {
+    let mut line = line();
+    let held = bytes_of(write(0x10, Dummy::HOLD), 7, Flags::COMMAND);
+    let behind = bytes_of(read(0x10, 4), 7, Flags::COMMAND);
+    line.push(&[held.clone(), behind].concat(), &[]);
+    let progress = line.step(256).unwrap();
+    assert_eq!((progress.handled, progress.next), (1, Next::Held));
+    assert_eq!(line.replies(), [], "neither has an answer");
+    assert_eq!(line.device.log.len(), 1);
+    line.device.holds = false;
+    let progress = line.step(256).unwrap();
+    assert_eq!((progress.handled, progress.next), (1, Next::Readable));
+    let replies = line.replies();
+    assert_eq!(replies.len(), 2, "in their order");
+    assert_eq!(replies[0].1.len(), 16);
+    assert_eq!(replies[1].1[16..], Dummy::HOLD[..4]);
+    // A posted one holds up what comes behind it, too.
+    let posted = bytes_of(write(0x10, Dummy::HOLD), 7, Flags::POSTED);
+    line.push(&[posted, bytes_of(read(0x10, 4), 7, Flags::COMMAND)].concat(), &[]);
+    assert_eq!(line.step(256).unwrap().next, Next::Held);
+    assert_eq!(line.replies(), []);
+    line.device.holds = false;
+    line.step(256).unwrap();
+    assert_eq!(line.replies().len(), 1);
+    // A session that ends waits for nothing: all that came is carried out and answered.
+    line.push(&[held.clone(), held].concat(), &[]);
+    let mut line = line;
+    let session = std::mem::replace(&mut line.session, ServerSession::new(UnixStream::pair().unwrap().0));
+    session.finish(&mut line.device);
+    assert_eq!(line.replies().len(), 2);
 }
