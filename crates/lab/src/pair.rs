@@ -4,12 +4,14 @@ use crate::guest::{Booting, Guest, Switchboard};
 use crate::initrd;
 use crate::interrupt;
 use crate::kvm;
-use crate::options::{Accel, Side};
+use crate::options::{Accel, Side, Window};
 use crate::plan::Plan;
 use crate::process::tail;
 use crate::run_dir::RunDir;
+use crate::trouble::failed;
 use crate::twin::Twin;
 use anyhow::{Context, bail};
+use control::PortStatus;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -37,7 +39,13 @@ impl Pair {
         let booted = Self::boot_parts(&plan);
         match booted {
             Ok((twin, guests, accel, switchboard)) => {
-                Ok(Self { guests, twin, plan, accel, switchboard, directory })
+                let mut pair = Self { guests, twin, plan, accel, switchboard, directory };
+                if let Err(error) = pair.check_windows() {
+                    pair.directory.keep();
+                    let path = pair.directory.path().display();
+                    return Err(error.context(format!("the logs of the run are in {path}")));
+                }
+                Ok(pair)
             }
             Err(_) if interrupt::interrupted() => bail!("interrupted"),
             Err(error) => {
@@ -118,7 +126,19 @@ impl Pair {
     pub fn replace(&mut self, side: Side) -> anyhow::Result<()> {
         let booting = Guest::start(&self.plan, side, self.accel)?;
         self.guests[side.index()] = booting.finish(&self.plan, &self.switchboard)?;
-        Ok(())
+        self.check_windows()
+    }
+
+    /// Sees that every window attached as it was asked to: without the overlay a mapped one is trapped.
+    fn check_windows(&mut self) -> anyhow::Result<()> {
+        let window = self.plan.options.window;
+        let wrong = misattached(&self.twin.status()?.ports, window);
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let said = Side::BOTH.map(|side| tail(&self.plan.log(&format!("qemu-{side}")), 5)).join("\n");
+        let wrong = wrong.join("; ");
+        Err(failed(format!("not every window is {window}: {wrong}; the QEMUs said:\n{said}")))
     }
 
     /// Does something with the lab; where that fails, shows both consoles and both ports, and keeps the logs.
@@ -166,6 +186,18 @@ impl Pair {
         }
         self.twin.stop()
     }
+}
+
+/// Windows that work in another way than was asked for: a sentence each.
+fn misattached(ports: &[PortStatus], asked: Window) -> Vec<String> {
+    let windows = ports.iter().flat_map(|port| port.windows.iter().map(move |window| (port.port, window)));
+    let wrong = windows.filter(|(_, window)| window.mode != asked.mode() || window.class != asked.class());
+    wrong
+        .map(|(port, window)| {
+            let (class, mode) = (window.class, window.mode);
+            format!("window {} of port {port} attached {class:?}, its mode is {mode:?}", window.window)
+        })
+        .collect()
 }
 
 fn boot_both(plan: &Plan, accel: Accel, switchboard: &Arc<Switchboard>) -> anyhow::Result<[Guest; 2]> {

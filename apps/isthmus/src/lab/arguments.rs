@@ -91,6 +91,9 @@ pub(super) struct Common {
     /// How data crosses the memory windows
     #[arg(long, value_enum, default_value_t = WindowName::Trap)]
     pub(super) window: WindowName,
+    /// The overlay object that mapped windows need in QEMU, if it is not where this program looks
+    #[arg(long, value_name = "FILE")]
+    pub(super) overlay: Option<PathBuf>,
     /// Size of each memory window: a power of two from 64K to 512M (default 1M; stock drivers use at most 4M)
     #[arg(long, value_name = "SIZE", value_parser = parse_window_size)]
     pub(super) mw_size: Option<u64>,
@@ -112,23 +115,25 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub(super) fn options(&self) -> Options {
+    pub(super) fn options(&self) -> anyhow::Result<Options> {
         let defaults = Options::default();
-        Options {
+        let window = Window::from(self.window);
+        let overlay =
+            if window.is_mapped() { Some(crate::overlay::find(self.overlay.as_ref())?) } else { None };
+        Ok(Options {
             accel: match self.accel {
                 AccelName::Auto => Accel::Auto,
                 AccelName::Kvm => Accel::Kvm,
                 AccelName::Tcg => Accel::Tcg,
             },
             series: self.kernel.into(),
-            window: match self.window {
-                WindowName::Trap => Window::Trap,
-            },
+            window,
+            overlay,
             window_bytes: self.mw_size.unwrap_or(defaults.window_bytes),
             memory_mib: self.memory,
             gdb: self.gdb.map(Side::from),
             keep: self.keep,
-        }
+        })
     }
 }
 
@@ -208,6 +213,23 @@ impl From<Kernel> for Series {
 pub(super) enum WindowName {
     /// Every access is a message to the twin
     Trap,
+    /// The BAR is memory that the peer's BAR is too; stock drivers cannot receive by it, ntb_perf measures it
+    Shared,
+    /// The BAR is memory that the peer's RAM is too
+    Alias,
+    /// The BAR is the peer's RAM
+    Direct,
+}
+
+impl From<WindowName> for Window {
+    fn from(window: WindowName) -> Self {
+        match window {
+            WindowName::Trap => Self::Trap,
+            WindowName::Shared => Self::Shared,
+            WindowName::Alias => Self::Alias,
+            WindowName::Direct => Self::Direct,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -245,6 +267,11 @@ impl GuestsName {
 #[cfg(test)]
 mod tests {
     use ::lab::options::{MAX_STOCK_WINDOW_BYTES, Options, show_size};
+
+    #[test]
+    fn the_lab_names_the_control_socket_as_the_overlay_does() {
+        assert_eq!(::lab::plan::OVERLAY_CONTROL, isthmus_overlay::preload::CONTROL);
+    }
 
     #[test]
     fn the_help_names_the_limits_that_hold() {

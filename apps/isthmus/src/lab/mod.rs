@@ -10,7 +10,7 @@ use crate::Outcome;
 use ::lab::access::Access;
 use ::lab::artifacts::Series;
 use ::lab::channel::ExitStatus;
-use ::lab::options::Side;
+use ::lab::options::{Side, Window};
 use ::lab::selftest::Extent;
 use ::lab::{agent, perf, process, run as runs, selftest, terminal, trouble, up};
 use anyhow::{Context, bail};
@@ -86,6 +86,9 @@ fn perf_command(arguments: &PerfArguments) -> anyhow::Result<Outcome> {
 fn test_command(arguments: &TestArguments) -> anyhow::Result<Outcome> {
     let extent = if arguments.full { Extent::FULL } else { Extent::QUICK };
     let mut common = arguments.common.clone();
+    if !Window::from(common.window).reaches_ram() {
+        bail!("lab test has nothing for shared windows: {}", perf::report::SKIPPED);
+    }
     common.mw_size = common.mw_size.or(Some(extent.window_bytes()));
     let kernels = if arguments.full {
         vec![arguments::Kernel::V6_12, arguments::Kernel::V6_1]
