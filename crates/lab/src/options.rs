@@ -87,6 +87,9 @@ pub enum Window {
 }
 
 impl Window {
+    /// Every mode, in the order in which they are compared.
+    pub const ALL: [Self; 4] = [Self::Trap, Self::Shared, Self::Alias, Self::Direct];
+
     /// What the twin calls it.
     #[must_use]
     pub fn mode(self) -> WindowMode {

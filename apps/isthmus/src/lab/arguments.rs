@@ -2,6 +2,7 @@
 
 use ::lab::artifacts::Series;
 use ::lab::options::{Accel, Options, Side, Window, parse_window_size};
+use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,7 +24,10 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Link, ping, ntb_perf and iperf3 between two guests, as a report
-    #[command(after_help = "Example:\n  isthmus lab perf --json | jq .ntb_perf")]
+    #[command(after_help = "\
+Examples:
+  isthmus lab perf --json | jq .ntb_perf
+  isthmus lab perf --window all             one table of all modes; with --json an array of their objects")]
     Perf(PerfArguments),
     /// The kernel's own NTB test, then faults: kill -9, reboot, rmmod, load orders
     #[command(after_help = "Example:\n  isthmus lab test --full      both kernels, every fault ten times")]
@@ -106,7 +110,7 @@ pub(super) struct Common {
     /// Print every command line that would run, and run none
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Print one JSON object on standard output
+    /// Print one JSON object on standard output; with --window all an array of them
     #[arg(long)]
     pub(super) json: bool,
     /// Keep consoles and logs
@@ -117,7 +121,7 @@ pub(super) struct Common {
 impl Common {
     pub(super) fn options(&self) -> anyhow::Result<Options> {
         let defaults = Options::default();
-        let window = Window::from(self.window);
+        let window = self.window.one()?;
         let overlay =
             if window.is_mapped() { Some(crate::overlay::find(self.overlay.as_ref())?) } else { None };
         Ok(Options {
@@ -219,16 +223,34 @@ pub(super) enum WindowName {
     Alias,
     /// The BAR is the peer's RAM
     Direct,
+    /// Each of them in turn, for comparison: lab perf alone
+    All,
 }
 
-impl From<WindowName> for Window {
-    fn from(window: WindowName) -> Self {
-        match window {
-            WindowName::Trap => Self::Trap,
-            WindowName::Shared => Self::Shared,
-            WindowName::Alias => Self::Alias,
-            WindowName::Direct => Self::Direct,
+impl WindowName {
+    /// The mode that it names.
+    pub(super) fn one(self) -> anyhow::Result<Window> {
+        Ok(match self {
+            Self::Trap => Window::Trap,
+            Self::Shared => Window::Shared,
+            Self::Alias => Window::Alias,
+            Self::Direct => Window::Direct,
+            Self::All => bail!("--window all compares modes by `isthmus lab perf`: name one mode here"),
+        })
+    }
+
+    /// What to run, one after the other.
+    pub(super) fn each(self) -> Vec<Self> {
+        if !matches!(self, Self::All) {
+            return vec![self];
         }
+        let name = |window| match window {
+            Window::Trap => Self::Trap,
+            Window::Shared => Self::Shared,
+            Window::Alias => Self::Alias,
+            Window::Direct => Self::Direct,
+        };
+        Window::ALL.map(name).to_vec()
     }
 }
 

@@ -1,5 +1,6 @@
 //! `lab perf`: what two stock guests reach across the twin.
 
+pub mod comparison;
 pub mod parse;
 mod pattern;
 pub mod report;
