@@ -24,7 +24,7 @@ impl fmt::Display for Comparison<'_> {
         writeln!(f)?;
         let runs =
             "the fastest run, delivered where stores reach the twin, stored where the window is memory";
-        writeln!(f, "  ntb_perf: {runs}; udp offers {}it/s", super::UDP_OFFER)?;
+        writeln!(f, "  ntb_perf: {runs}; udp offers {}bit/s", super::UDP_OFFER)?;
         if self.0.iter().any(|report| report.ping.is_none()) {
             writeln!(f, "  -: skipped, {}", super::report::SKIPPED)?;
         }
