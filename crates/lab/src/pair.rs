@@ -136,8 +136,10 @@ impl Pair {
         if wrong.is_empty() {
             return Ok(());
         }
-        let said = Side::BOTH.map(|side| tail(&self.plan.log(&format!("qemu-{side}")), 5)).join("\n");
-        let wrong = wrong.join("; ");
+        let logs = Side::BOTH.map(|side| tail(&self.plan.log(&format!("qemu-{side}")), 5)).join("\n");
+        // Its own command line heads each log.
+        let said: Vec<_> = logs.lines().filter(|line| !line.starts_with("$ ")).collect();
+        let (wrong, said) = (wrong.join("; "), said.join("\n"));
         Err(failed(format!("not every window is {window}: {wrong}; the QEMUs said:\n{said}")))
     }
 
@@ -209,4 +211,56 @@ fn boot_both(plan: &Plan, accel: Accel, switchboard: &Arc<Switchboard>) -> anyho
         let a = a.join().unwrap_or_else(|_| bail!("the thread that waited for guest a died"));
         Ok([a?, b?])
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::{PortName, WindowClass, WindowMode};
+    use serde_json::json;
+
+    fn port(mode: WindowMode, class: WindowClass) -> PortStatus {
+        let zero = [
+            "attaches",
+            "resets",
+            "mapped_bytes",
+            "unreachable_bytes",
+            "messages",
+            "refused_messages",
+            "bad_accesses",
+            "doorbells",
+            "doorbells_dropped",
+            "interrupts",
+        ];
+        let mut port = json!({"port": PortName::B, "role": "DSD", "socket": "/b", "attached": true, "pid": 1,
+                              "enabled": true, "memory_enabled": true, "bus_master": true});
+        let mut window = json!({"window": 1, "mode": mode, "class": class, "translation": null});
+        for name in zero {
+            port[name] = json!(0);
+        }
+        for name in [
+            "bytes",
+            "open_bytes",
+            "stores",
+            "stored_bytes",
+            "dropped",
+            "discarded",
+            "discarded_bytes",
+            "loads",
+            "refused_loads",
+        ] {
+            window[name] = json!(0);
+        }
+        port["windows"] = json!([window]);
+        serde_json::from_value(port).unwrap()
+    }
+
+    #[test]
+    fn a_window_of_another_mode_or_class_is_named() {
+        let direct = port(WindowMode::Direct, WindowClass::Mapped);
+        assert!(misattached(std::slice::from_ref(&direct), Window::Direct).is_empty());
+        let found = misattached(&[direct, port(WindowMode::Direct, WindowClass::Messaged)], Window::Direct);
+        assert_eq!(found, ["window 1 of port b attached Messaged, its mode is Direct"]);
+        assert_eq!(misattached(&[port(WindowMode::Trap, WindowClass::Messaged)], Window::Alias).len(), 1);
+    }
 }
