@@ -9,8 +9,13 @@ use std::process::{Command, Stdio};
 /// Runs the tests; true if all passed.
 pub(crate) fn run(workspace: &Workspace, guests: bool) -> Result<bool> {
     let ci = in_ci(std::env::var("CI").ok().as_deref());
-    let mut steps = without_guests(ci, has_nextest());
-    steps.extend(if ci || guests { with_guests(workspace) } else { vec![left_out()] });
+    let units = without_guests(ci, has_nextest());
+    // What the guests need is made first: tests with a QEMU and no guest use that QEMU.
+    let steps: Vec<Step> = if ci || guests {
+        artifacts().into_iter().chain(units).chain(with_guests(workspace)).collect()
+    } else {
+        units.into_iter().chain([left_out()]).collect()
+    };
     steps::run("cargo xtask test", workspace, &steps)
 }
 
@@ -55,8 +60,8 @@ fn without_guests(ci: bool, nextest: bool) -> Vec<Step> {
     ]
 }
 
-fn with_guests(workspace: &Workspace) -> Vec<Step> {
-    let perf = Cargo::new("run --release --locked -- lab perf --json").minutes(6);
+/// The program, and what its guests are made of.
+fn artifacts() -> Vec<Step> {
     vec![
         Step {
             name: "release build",
@@ -68,6 +73,12 @@ fn with_guests(workspace: &Workspace) -> Vec<Step> {
             work: Work::Cargo(Cargo::new("run --release --locked -- lab setup").minutes(12)),
             advice: "The guests' QEMU, kernel or root could not be made; the message above says which.",
         },
+    ]
+}
+
+fn with_guests(workspace: &Workspace) -> Vec<Step> {
+    let perf = Cargo::new("run --release --locked -- lab perf --json").minutes(6);
+    vec![
         Step {
             name: "lab test",
             work: Work::Cargo(Cargo::new("run --release --locked -- lab test").minutes(8)),
@@ -107,8 +118,9 @@ mod tests {
     #[test]
     fn no_guest_step_can_be_skipped_once_guests_are_asked_for() {
         let metadata = r#"{"workspace_root": "/", "target_directory": "/target", "packages": []}"#;
-        let steps = with_guests(&Workspace::parse(metadata).unwrap());
-        assert!(steps.iter().all(|step| !matches!(step.work, Work::Skip)));
+        let workspace = Workspace::parse(metadata).unwrap();
+        let steps = artifacts().into_iter().chain(with_guests(&workspace));
+        assert!(steps.into_iter().all(|step| !matches!(step.work, Work::Skip)));
         assert!(matches!(left_out().work, Work::Skip));
     }
 }

@@ -3,9 +3,10 @@
 use crate::Outcome;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use control::{Client, PortStatus, Registers, Reply, Request, Status, StoreMode};
+use control::{Client, PortName, PortStatus, Registers, Reply, Request, Status, StoreMode, WindowMode};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Ports, windows and counters of a running twin
@@ -28,6 +29,9 @@ pub(crate) struct Arguments {
     /// First change what becomes of stores through trapped windows: `discard` is the ceiling to measure against
     #[arg(long, value_name = "WHAT")]
     set_stores: Option<Stores>,
+    /// First move a window to another mode of its class while the guests run, as in a:0=direct: port, window, mode
+    #[arg(long, value_name = "PORT:WINDOW=MODE")]
+    set_window: Vec<SetWindow>,
     /// One JSON object (with --watch: one a line)
     #[arg(long)]
     json: bool,
@@ -39,6 +43,36 @@ enum Stores {
     Deliver,
     /// Checked and thrown away
     Discard,
+}
+
+/// `a:0=direct`.
+#[derive(Debug, Clone, Copy)]
+struct SetWindow {
+    port: PortName,
+    window: u8,
+    mode: WindowMode,
+}
+
+impl FromStr for SetWindow {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || format!("{text:?} is not PORT:WINDOW=MODE, such as a:0=direct");
+        let (place, mode) = text.split_once('=').ok_or_else(form)?;
+        let (port, window) = place.split_once(':').ok_or_else(form)?;
+        let port = match port {
+            "a" => PortName::A,
+            "b" => PortName::B,
+            _ => return Err(form()),
+        };
+        let window = match window {
+            "0" => 0,
+            "1" => 1,
+            _ => return Err(form()),
+        };
+        let mode: twin_server::WindowMode = mode.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { port, window, mode: mode.into() })
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
@@ -54,6 +88,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             Stores::Discard => StoreMode::Discard,
         };
         client.call(&Request::SetStores { stores })?;
+    }
+    for &SetWindow { port, window, mode } in &arguments.set_window {
+        client.call(&Request::SetWindow { port, window, mode })?;
     }
     if arguments.watch {
         client.call(&Request::Watch)?;
@@ -159,4 +196,18 @@ fn show_registers(registers: &Registers) -> String {
 
 fn seconds(millis: u64) -> String {
     format!("{}.{:03} s", millis / 1000, millis % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_named_by_port_number_and_mode() {
+        let set: SetWindow = "b:1=alias".parse().unwrap();
+        assert_eq!((set.port, set.window, set.mode), (PortName::B, 1, WindowMode::Alias));
+        for nonsense in ["", "a", "a:0", "a:2=trap", "c:0=trap", "a:0=warp", "a:0=", ":=", "a:0=trap=x"] {
+            assert!(nonsense.parse::<SetWindow>().is_err(), "{nonsense}");
+        }
+    }
 }

@@ -167,7 +167,7 @@ fn qemu(endpoint: &Endpoint) -> Vec<String> {
         Endpoint::Path(path) => {
             std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string()
         }
-        Endpoint::Inherited(number) => format!("(the path behind fd {number})"),
+        Endpoint::Inherited { number, .. } => format!("(the path behind fd {number})"),
     };
     let device = json!({
         "driver": "vfio-user-pci", "id": "ntb", "bus": "rp1", "socket": {"type": "unix", "path": path},

@@ -49,9 +49,9 @@ pub enum RunError {
     /// A socket could not be made.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// An inherited descriptor is none.
-    #[error(transparent)]
-    Inherit(#[from] shm::NotInherited),
+    /// An inherited socket could not be used.
+    #[error("an inherited socket cannot be used")]
+    Inherit(#[source] io::Error),
     /// The trace file could not be made.
     #[error("the trace file {} cannot be made", path.display())]
     Trace {
@@ -120,17 +120,19 @@ impl Server {
     /// # Errors
     /// [`RunError`] says which socket or file is in the way, and what to do.
     pub fn bind(options: &Options) -> Result<Self, RunError> {
+        let [a, b] = &options.ports;
+        let (a, b) = (Dock::new(Side::A, a)?, Dock::new(Side::B, b)?);
+        let control = options.control.as_ref().map(listen).transpose()?;
         let trace = match &options.trace {
             None => None,
             Some(path) => {
                 Some(Trace::create(path).map_err(|source| RunError::Trace { path: path.clone(), source })?)
             }
         };
-        let [a, b] = &options.ports;
         Ok(Self {
-            a: Dock::new(Side::A, a)?,
-            b: Dock::new(Side::B, b)?,
-            control: options.control.as_ref().map(listen).transpose()?,
+            a,
+            b,
+            control,
             machine: Machine::new(options.setup, options.modes, trace),
             connections: Vec::new(),
             accept_pause: false,
@@ -516,7 +518,7 @@ fn set_window(
 fn listen(endpoint: &Endpoint) -> Result<Listener, RunError> {
     match endpoint {
         Endpoint::Path(path) => Ok(Listener::bind(path)?),
-        Endpoint::Inherited(number) => Ok(Listener::from_fd(shm::take_inherited(*number)?)?),
+        Endpoint::Inherited { fd, .. } => Ok(Listener::from_fd(fd.try_clone().map_err(RunError::Inherit)?)?),
     }
 }
 

@@ -87,7 +87,7 @@ const UNNEEDED: &[&str] = &[
     "udev",
 ];
 
-/// First script: builds the modules in /work/{ntb,netdev,dma}, and the list of stock modules' dependencies.
+/// First script: builds the modules in /build/{ntb,netdev,dma}, and the list of stock modules' dependencies.
 const BUILD: &str = r#"
 headers=/usr/src/linux-headers-$release
 ln -sf mawk /usr/bin/awk
@@ -95,16 +95,16 @@ ln -sf mawk /usr/bin/awk
 command -v pahole >/dev/null || rm -f "$headers/vmlinux"
 depmod "$release"
 build() { make -s -j"$(nproc)" -C "$headers" "$@" modules; }
-build M=/work/ntb $config
-build M=/work/netdev KBUILD_EXTRA_SYMBOLS=/work/ntb/Module.symvers
-build M=/work/dma
+build M=/build/ntb $config
+build M=/build/netdev KBUILD_EXTRA_SYMBOLS=/build/ntb/Module.symvers
+build M=/build/dma
 "#;
 
-/// Second script: collects the stock modules listed in /work/stock and the built ones, as a guest loads them.
+/// Second script: collects the stock modules listed in /build/stock and the built ones, as a guest loads them.
 const COLLECT: &str = r#"
 from=/lib/modules/$release
-to=/work/image/lib/modules/$release
-mkdir -p "$to/extra" /work/debug
+to=/build/image/lib/modules/$release
+mkdir -p "$to/extra" /build/debug
 while read -r module; do
     mkdir -p "$to/$(dirname "$module")"
     case $module in
@@ -112,15 +112,15 @@ while read -r module; do
     *.xz) xz -dc "$from/$module" >"$to/${module%.xz}" ;;
     *) cp "$from/$module" "$to/$module" ;;
     esac
-done </work/stock
-for module in $(find /work/ntb /work/netdev /work/dma -name '*.ko'); do
-    cp "$module" /work/debug/
+done </build/stock
+for module in $(find /build/ntb /build/netdev /build/dma -name '*.ko'); do
+    cp "$module" /build/debug/
     strip --strip-debug -o "$to/extra/$(basename "$module")" "$module"
 done
 for list in builtin builtin.modinfo order; do
     cp "$from/modules.$list" "$to/"
 done
-depmod -b /work/image "$release"
+depmod -b /build/image "$release"
 "#;
 
 /// What differs between the series.
@@ -274,7 +274,7 @@ fn make(
     let dependencies = fs::read_to_string(&path).map_err(SetupError::io("read", &path))?;
     let stock: String =
         closure(&dependencies, STOCK_MODULES).iter().map(|module| format!("{module}\n")).collect();
-    let path = root.path("work/stock");
+    let path = root.path("build/stock");
     fs::write(&path, stock).map_err(SetupError::io("write", &path))?;
     root.run("collecting modules", &format!("{head}{COLLECT}"), log)?;
 
@@ -282,11 +282,11 @@ fn make(
     for (from, to) in [
         (root.path("boot").join(format!("vmlinuz-{release}")), "vmlinuz"),
         (root.path("boot").join(format!("config-{release}")), "config"),
-        (root.path("work/image/lib/modules"), "modules"),
-        (root.path("work/debug"), "debug"),
-        (root.path("work/source/tools/testing/selftests/ntb/ntb_test.sh"), "ntb_test.sh"),
+        (root.path("build/image/lib/modules"), "modules"),
+        (root.path("build/debug"), "debug"),
+        (root.path("build/source/tools/testing/selftests/ntb/ntb_test.sh"), "ntb_test.sh"),
         // Last: the entries above are inside it.
-        (root.path("work/source"), "source"),
+        (root.path("build/source"), "source"),
     ] {
         let to = scratch.join(to);
         // Within the cache's own file system: renaming moves.
@@ -312,7 +312,7 @@ fn unpack_sources(
     let source = series.edition().source;
     progress.step("Taking the NTB drivers out of Debian's kernel source");
     let package = universe.pick(&plan.packages, source, |name| name == source)?;
-    let from = root.path("work/source");
+    let from = root.path("build/source");
     fs::create_dir_all(&from).map_err(SetupError::io("create", &from))?;
     let mut archive = command("tar");
     archive.args(["-xO", &format!("./usr/src/{source}.tar.xz")]);
@@ -325,9 +325,9 @@ fn unpack_sources(
 
     // Outside the kernel's tree a single driver needs a makefile of its own; drivers/ntb brings the kernel's.
     let mut copy = command("cp");
-    log.run("copying drivers/ntb", copy.arg("-r").arg(from.join("drivers/ntb")).arg(root.path("work/ntb")))?;
+    log.run("copying drivers/ntb", copy.arg("-r").arg(from.join("drivers/ntb")).arg(root.path("build/ntb")))?;
     for (directory, driver) in [("netdev", "drivers/net/ntb_netdev"), ("dma", "drivers/dma/dmatest")] {
-        let to = root.path("work").join(directory);
+        let to = root.path("build").join(directory);
         fs::create_dir_all(&to).map_err(SetupError::io("create", &to))?;
         let base = Path::new(driver).file_name().unwrap_or_default().to_string_lossy();
         let file = from.join(format!("{driver}.c"));

@@ -44,7 +44,7 @@ enum Entry {
 impl Root {
     /// Makes an empty root at `path`, with the links of the merged `/usr`.
     pub(crate) fn create(path: PathBuf) -> Result<Self, SetupError> {
-        for directory in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "dev", "proc", "tmp", "work"] {
+        for directory in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "dev", "proc", "tmp", "build"] {
             let path = path.join(directory);
             fs::create_dir_all(&path).map_err(SetupError::io("create", &path))?;
         }
@@ -92,7 +92,7 @@ impl Root {
         let mut inside = self.enter()?;
         inside.args(["/bin/bash", "-euc", script]);
         // What the machine's user has set (MAKEFLAGS, CROSS_COMPILE, KBUILD_*) must not change an artifact.
-        inside.env_clear().env("PATH", super::tools::PATH).env("LC_ALL", "C").env("HOME", "/work");
+        inside.env_clear().env("PATH", super::tools::PATH).env("LC_ALL", "C").env("HOME", "/build");
         log.run(what, &mut inside)
     }
 
