@@ -1,7 +1,9 @@
 //! What a user may choose, resolved from nothing but the arguments.
 
 use crate::artifacts::Series;
+use control::{WindowClass, WindowMode};
 use std::fmt;
+use std::path::PathBuf;
 
 /// How the guests' processors run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,12 +78,58 @@ impl fmt::Display for Side {
 pub enum Window {
     /// Every access is a message to the twin.
     Trap,
+    /// The BAR is memory that the peer's BAR is too.
+    Shared,
+    /// The BAR is memory that the peer's RAM is too.
+    Alias,
+    /// The BAR is the peer's RAM.
+    Direct,
+}
+
+impl Window {
+    /// Every mode, in the order in which they are compared.
+    pub const ALL: [Self; 4] = [Self::Trap, Self::Shared, Self::Alias, Self::Direct];
+
+    /// What the twin calls it.
+    #[must_use]
+    pub fn mode(self) -> WindowMode {
+        match self {
+            Self::Trap => WindowMode::Trap,
+            Self::Shared => WindowMode::Shared,
+            Self::Alias => WindowMode::Alias,
+            Self::Direct => WindowMode::Direct,
+        }
+    }
+
+    /// Whether accesses reach the twin.
+    #[must_use]
+    pub fn class(self) -> WindowClass {
+        match self {
+            Self::Trap => WindowClass::Messaged,
+            Self::Shared | Self::Alias | Self::Direct => WindowClass::Mapped,
+        }
+    }
+
+    /// Whether the BAR is memory, which needs the overlay in QEMU.
+    #[must_use]
+    pub fn is_mapped(self) -> bool {
+        self.class() == WindowClass::Mapped
+    }
+
+    /// Whether stores arrive in the peer's RAM, the only place where stock drivers look for them.
+    #[must_use]
+    pub fn reaches_ram(self) -> bool {
+        self != Self::Shared
+    }
 }
 
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Trap => f.write_str("trap"),
+            Self::Shared => f.write_str("shared"),
+            Self::Alias => f.write_str("alias"),
+            Self::Direct => f.write_str("direct"),
         }
     }
 }
@@ -95,6 +143,8 @@ pub struct Options {
     pub series: Series,
     /// How windows work.
     pub window: Window,
+    /// The object that QEMU loads where windows are mapped.
+    pub overlay: Option<PathBuf>,
     /// Size of each memory window.
     pub window_bytes: u64,
     /// Memory of each guest.
@@ -111,6 +161,7 @@ impl Default for Options {
             accel: Accel::Auto,
             series: Series::V6_12,
             window: Window::Trap,
+            overlay: None,
             window_bytes: 1 << 20,
             memory_mib: 512,
             gdb: None,

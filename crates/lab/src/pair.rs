@@ -4,12 +4,14 @@ use crate::guest::{Booting, Guest, Switchboard};
 use crate::initrd;
 use crate::interrupt;
 use crate::kvm;
-use crate::options::{Accel, Side};
+use crate::options::{Accel, Side, Window};
 use crate::plan::Plan;
 use crate::process::tail;
 use crate::run_dir::RunDir;
+use crate::trouble::failed;
 use crate::twin::Twin;
 use anyhow::{Context, bail};
+use control::PortStatus;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -37,7 +39,13 @@ impl Pair {
         let booted = Self::boot_parts(&plan);
         match booted {
             Ok((twin, guests, accel, switchboard)) => {
-                Ok(Self { guests, twin, plan, accel, switchboard, directory })
+                let mut pair = Self { guests, twin, plan, accel, switchboard, directory };
+                if let Err(error) = pair.check_windows() {
+                    pair.directory.keep();
+                    let path = pair.directory.path().display();
+                    return Err(error.context(format!("the logs of the run are in {path}")));
+                }
+                Ok(pair)
             }
             Err(_) if interrupt::interrupted() => bail!("interrupted"),
             Err(error) => {
@@ -118,7 +126,21 @@ impl Pair {
     pub fn replace(&mut self, side: Side) -> anyhow::Result<()> {
         let booting = Guest::start(&self.plan, side, self.accel)?;
         self.guests[side.index()] = booting.finish(&self.plan, &self.switchboard)?;
-        Ok(())
+        self.check_windows()
+    }
+
+    /// Sees that every window attached as it was asked to: without the overlay a mapped one is trapped.
+    fn check_windows(&mut self) -> anyhow::Result<()> {
+        let window = self.plan.options.window;
+        let wrong = misattached(&self.twin.status()?.ports, window);
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let logs = Side::BOTH.map(|side| tail(&self.plan.log(&format!("qemu-{side}")), 5)).join("\n");
+        // Its own command line heads each log.
+        let said: Vec<_> = logs.lines().filter(|line| !line.starts_with("$ ")).collect();
+        let (wrong, said) = (wrong.join("; "), said.join("\n"));
+        Err(failed(format!("not every window is {window}: {wrong}; the QEMUs said:\n{said}")))
     }
 
     /// Does something with the lab; where that fails, shows both consoles and both ports, and keeps the logs.
@@ -168,6 +190,18 @@ impl Pair {
     }
 }
 
+/// Windows that work in another way than was asked for: a sentence each.
+fn misattached(ports: &[PortStatus], asked: Window) -> Vec<String> {
+    let windows = ports.iter().flat_map(|port| port.windows.iter().map(move |window| (port.port, window)));
+    let wrong = windows.filter(|(_, window)| window.mode != asked.mode() || window.class != asked.class());
+    wrong
+        .map(|(port, window)| {
+            let (class, mode) = (window.class, window.mode);
+            format!("window {} of port {port} attached {class:?}, its mode is {mode:?}", window.window)
+        })
+        .collect()
+}
+
 fn boot_both(plan: &Plan, accel: Accel, switchboard: &Arc<Switchboard>) -> anyhow::Result<[Guest; 2]> {
     let (a, b) = (Guest::start(plan, Side::A, accel)?, Guest::start(plan, Side::B, accel)?);
     std::thread::scope(|scope| {
@@ -177,4 +211,56 @@ fn boot_both(plan: &Plan, accel: Accel, switchboard: &Arc<Switchboard>) -> anyho
         let a = a.join().unwrap_or_else(|_| bail!("the thread that waited for guest a died"));
         Ok([a?, b?])
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::{PortName, WindowClass, WindowMode};
+    use serde_json::json;
+
+    fn port(mode: WindowMode, class: WindowClass) -> PortStatus {
+        let zero = [
+            "attaches",
+            "resets",
+            "mapped_bytes",
+            "unreachable_bytes",
+            "messages",
+            "refused_messages",
+            "bad_accesses",
+            "doorbells",
+            "doorbells_dropped",
+            "interrupts",
+        ];
+        let mut port = json!({"port": PortName::B, "role": "DSD", "socket": "/b", "attached": true, "pid": 1,
+                              "enabled": true, "memory_enabled": true, "bus_master": true});
+        let mut window = json!({"window": 1, "mode": mode, "class": class, "translation": null});
+        for name in zero {
+            port[name] = json!(0);
+        }
+        for name in [
+            "bytes",
+            "open_bytes",
+            "stores",
+            "stored_bytes",
+            "dropped",
+            "discarded",
+            "discarded_bytes",
+            "loads",
+            "refused_loads",
+        ] {
+            window[name] = json!(0);
+        }
+        port["windows"] = json!([window]);
+        serde_json::from_value(port).unwrap()
+    }
+
+    #[test]
+    fn a_window_of_another_mode_or_class_is_named() {
+        let direct = port(WindowMode::Direct, WindowClass::Mapped);
+        assert!(misattached(std::slice::from_ref(&direct), Window::Direct).is_empty());
+        let found = misattached(&[direct, port(WindowMode::Direct, WindowClass::Messaged)], Window::Direct);
+        assert_eq!(found, ["window 1 of port b attached Messaged, its mode is Direct"]);
+        assert_eq!(misattached(&[port(WindowMode::Trap, WindowClass::Messaged)], Window::Alias).len(), 1);
+    }
 }

@@ -7,8 +7,11 @@ use crate::options::{Accel, MAX_STOCK_WINDOW_BYTES, MIN_NETWORK_WINDOW_BYTES, Op
 use crate::process::CommandLine;
 use serde_json::json;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// The environment variable in which the overlay in QEMU finds the twin's control socket.
+pub const OVERLAY_CONTROL: &str = "ISTHMUS_OVERLAY";
 
 /// A whole run: a twin, and a guest at each of its ports.
 #[derive(Debug, Clone)]
@@ -68,6 +71,11 @@ impl Plan {
         self.directory.join(format!("{name}.log"))
     }
 
+    /// The object that both QEMUs load, where windows are mapped.
+    fn overlay(&self) -> Option<&Path> {
+        self.options.overlay.as_deref().filter(|_| self.options.window.is_mapped())
+    }
+
     /// The twin's command line.
     #[must_use]
     pub fn twin(&self) -> CommandLine {
@@ -78,6 +86,9 @@ impl Plan {
         command.arg("--control").arg(self.control_socket());
         command.arg("--mw-size").arg(show_size(self.options.window_bytes));
         command.arg("--window").arg(self.options.window.to_string());
+        if let Some(object) = self.overlay() {
+            command.arg("--overlay").arg(object);
+        }
         CommandLine::new(&command)
     }
 
@@ -85,6 +96,9 @@ impl Plan {
     #[must_use]
     pub fn guest(&self, side: Side, accel: Accel) -> CommandLine {
         let mut command = self.qemu.command();
+        if let Some(object) = self.overlay() {
+            command.env("LD_PRELOAD", object).env(OVERLAY_CONTROL, self.control_socket());
+        }
         let memory = self.options.memory_mib;
         let socket = |path: PathBuf| path.display().to_string();
         command.args(["-name", &format!("isthmus-{side}")]);
@@ -225,7 +239,23 @@ pub(crate) mod tests {
         ] {
             assert!(text.contains(part), "no {part} in:\n{text}");
         }
-        assert!(!text.contains("kvm") && !text.contains("-gdb"));
+        assert!(!text.contains("kvm") && !text.contains("-gdb") && !text.contains("LD_PRELOAD"));
+    }
+
+    #[test]
+    fn mapped_windows_need_the_overlay_in_both_guests() {
+        let overlay = Some(PathBuf::from("/lib/overlay.so"));
+        let direct =
+            sample(Options { window: Window::Direct, overlay: overlay.clone(), ..Options::default() });
+        let twin = direct.twin().to_string();
+        assert!(twin.ends_with("--window direct --overlay /lib/overlay.so"), "{twin}");
+        for side in Side::BOTH {
+            let guest = direct.guest(side, Accel::Tcg).to_string();
+            let environment = "ISTHMUS_OVERLAY=/run/isthmus-x/control.sock LD_PRELOAD=/lib/overlay.so ";
+            assert!(guest.starts_with(environment), "{guest}");
+        }
+        let trap = sample(Options { overlay, ..Options::default() });
+        assert!(!trap.to_string().contains("overlay.so"));
     }
 
     #[test]

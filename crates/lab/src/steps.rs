@@ -106,10 +106,30 @@ pub fn wait_carrier(guest: &Guest, carrier: bool) -> anyhow::Result<()> {
 /// # Errors
 /// Blames the thing under test when the link or the carrier does not come.
 pub fn bring_up(pair: &mut Pair, first: Side) -> anyhow::Result<CameUp> {
+    let begin = |guest: &Guest| {
+        load(guest)?;
+        configure(guest)
+    };
+    let (begun, link) = train(pair, first, begin)?;
+    for guest in pair.guests() {
+        wait_carrier(guest, true)?;
+    }
+    Ok(CameUp { link_ms: millis(link), carrier_ms: millis(begun.elapsed()) })
+}
+
+/// Starts a client driver on both sides, `first` first, and waits until the twin's link is up: when the second was
+/// started, and how long it took from there.
+///
+/// # Errors
+/// Blames the thing under test when the link does not come.
+pub fn train(
+    pair: &mut Pair,
+    first: Side,
+    begin: impl Fn(&Guest) -> anyhow::Result<()>,
+) -> anyhow::Result<(Instant, Duration)> {
     let mut watch = pair.twin().watch()?;
     let deadline = Instant::now() + LINK;
-    load(pair.guest(first))?;
-    configure(pair.guest(first))?;
+    begin(pair.guest(first))?;
     let second = pair.guest(first.other());
     second.sh("modprobe ntb_hw_intel")?;
     let begun = Instant::now();
@@ -118,15 +138,10 @@ pub fn bring_up(pair: &mut Pair, first: Side) -> anyhow::Result<CameUp> {
         let up = |event: &Event| matches!(event, Event::Link { state: LinkState::Up, .. });
         watch.wait_for(deadline, up).map(|_| Instant::now())
     });
-    load(second)?;
-    configure(second)?;
+    begin(second)?;
     let link_up = link_up.join().map_err(|_| failed("the thread that watched the link died"))?;
     let link_up = link_up.map_err(|error| failed(format!("the link does not come up: {error:#}")))?;
-    for guest in pair.guests() {
-        wait_carrier(guest, true)?;
-    }
-    let carrier_ms = millis(begun.elapsed());
-    Ok(CameUp { link_ms: millis(link_up.duration_since(begun)), carrier_ms })
+    Ok((begun, link_up.duration_since(begun)))
 }
 
 /// A duration in whole milliseconds.

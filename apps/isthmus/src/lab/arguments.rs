@@ -2,6 +2,7 @@
 
 use ::lab::artifacts::Series;
 use ::lab::options::{Accel, Options, Side, Window, parse_window_size};
+use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,7 +24,10 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Link, ping, ntb_perf and iperf3 between two guests, as a report
-    #[command(after_help = "Example:\n  isthmus lab perf --json | jq .ntb_perf")]
+    #[command(after_help = "\
+Examples:
+  isthmus lab perf --json | jq .ntb_perf
+  isthmus lab perf --window all             one table of all modes; with --json an array of their objects")]
     Perf(PerfArguments),
     /// The kernel's own NTB test, then faults: kill -9, reboot, rmmod, load orders
     #[command(after_help = "Example:\n  isthmus lab test --full      both kernels, every fault ten times")]
@@ -91,6 +95,9 @@ pub(super) struct Common {
     /// How data crosses the memory windows
     #[arg(long, value_enum, default_value_t = WindowName::Trap)]
     pub(super) window: WindowName,
+    /// The overlay object that mapped windows need in QEMU, if it is not where this program looks
+    #[arg(long, value_name = "FILE")]
+    pub(super) overlay: Option<PathBuf>,
     /// Size of each memory window: a power of two from 64K to 512M (default 1M; stock drivers use at most 4M)
     #[arg(long, value_name = "SIZE", value_parser = parse_window_size)]
     pub(super) mw_size: Option<u64>,
@@ -103,7 +110,7 @@ pub(super) struct Common {
     /// Print every command line that would run, and run none
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Print one JSON object on standard output
+    /// Print one JSON object on standard output; with --window all an array of them
     #[arg(long)]
     pub(super) json: bool,
     /// Keep consoles and logs
@@ -112,23 +119,25 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub(super) fn options(&self) -> Options {
+    pub(super) fn options(&self) -> anyhow::Result<Options> {
         let defaults = Options::default();
-        Options {
+        let window = self.window.one()?;
+        let overlay =
+            if window.is_mapped() { Some(crate::overlay::find(self.overlay.as_ref())?) } else { None };
+        Ok(Options {
             accel: match self.accel {
                 AccelName::Auto => Accel::Auto,
                 AccelName::Kvm => Accel::Kvm,
                 AccelName::Tcg => Accel::Tcg,
             },
             series: self.kernel.into(),
-            window: match self.window {
-                WindowName::Trap => Window::Trap,
-            },
+            window,
+            overlay,
             window_bytes: self.mw_size.unwrap_or(defaults.window_bytes),
             memory_mib: self.memory,
             gdb: self.gdb.map(Side::from),
             keep: self.keep,
-        }
+        })
     }
 }
 
@@ -208,6 +217,41 @@ impl From<Kernel> for Series {
 pub(super) enum WindowName {
     /// Every access is a message to the twin
     Trap,
+    /// The BAR is memory that the peer's BAR is too; stock drivers cannot receive by it, ntb_perf measures it
+    Shared,
+    /// The BAR is memory that the peer's RAM is too
+    Alias,
+    /// The BAR is the peer's RAM
+    Direct,
+    /// Each of them in turn, for comparison: lab perf alone
+    All,
+}
+
+impl WindowName {
+    /// The mode that it names.
+    pub(super) fn one(self) -> anyhow::Result<Window> {
+        Ok(match self {
+            Self::Trap => Window::Trap,
+            Self::Shared => Window::Shared,
+            Self::Alias => Window::Alias,
+            Self::Direct => Window::Direct,
+            Self::All => bail!("--window all compares modes by `isthmus lab perf`: name one mode here"),
+        })
+    }
+
+    /// What to run, one after the other.
+    pub(super) fn each(self) -> Vec<Self> {
+        if !matches!(self, Self::All) {
+            return vec![self];
+        }
+        let name = |window| match window {
+            Window::Trap => Self::Trap,
+            Window::Shared => Self::Shared,
+            Window::Alias => Self::Alias,
+            Window::Direct => Self::Direct,
+        };
+        Window::ALL.map(name).to_vec()
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -245,6 +289,11 @@ impl GuestsName {
 #[cfg(test)]
 mod tests {
     use ::lab::options::{MAX_STOCK_WINDOW_BYTES, Options, show_size};
+
+    #[test]
+    fn the_lab_names_the_control_socket_as_the_overlay_does() {
+        assert_eq!(::lab::plan::OVERLAY_CONTROL, isthmus_overlay::preload::CONTROL);
+    }
 
     #[test]
     fn the_help_names_the_limits_that_hold() {

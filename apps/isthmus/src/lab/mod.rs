@@ -11,6 +11,8 @@ use ::lab::access::Access;
 use ::lab::artifacts::Series;
 use ::lab::channel::ExitStatus;
 use ::lab::options::Side;
+use ::lab::perf::comparison::Comparison;
+use ::lab::perf::report::Report;
 use ::lab::selftest::Extent;
 use ::lab::{agent, perf, process, run as runs, selftest, terminal, trouble, up};
 use anyhow::{Context, bail};
@@ -61,31 +63,65 @@ fn setup_command(kernels: &[arguments::Kernel], refresh: bool, as_json: bool) ->
 }
 
 fn perf_command(arguments: &PerfArguments) -> anyhow::Result<Outcome> {
-    let Some((plan, directory)) = start(&arguments.common)? else { return Ok(Outcome::Done) };
-    let progress = Progress::new("perf");
-    progress.tell("booting two guests");
-    let mut pair = boot(plan, directory)?;
-    let report = pair.attend(|pair| perf::measure(pair, &mut |what| progress.tell(what)))?;
-    pair.finish()?;
-    progress.finish();
-    if arguments.common.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        print!("{report}");
+    let windows = arguments.common.window.each();
+    let compared = windows.len() > 1;
+    let (mut reports, mut end) = (Vec::new(), Ok(()));
+    for window in windows {
+        let common = Common { window, ..arguments.common.clone() };
+        match measure(&common) {
+            Ok(report) => reports.extend(report),
+            // What was measured before is shown all the same.
+            Err(error) if compared => {
+                end = Err(error.context(format!("windows {}", window.one()?)));
+                break;
+            }
+            Err(error) => return Err(error),
+        }
     }
-    for doubt in perf::doubts(&report) {
-        tracing::warn!("{doubt}");
+    if arguments.common.dry_run {
+        return end.map(|()| Outcome::Done);
     }
-    let wrong = perf::shortcomings(&report);
+    match reports.as_slice() {
+        [report] if !compared && arguments.common.json => println!("{}", serde_json::to_string(report)?),
+        [report] if !compared => print!("{report}"),
+        _ if arguments.common.json => println!("{}", serde_json::to_string(&reports)?),
+        _ => print!("{}", Comparison(&reports)),
+    }
+    let named = |report: &Report, what: String| {
+        if compared { format!("windows {}: {what}", report.window) } else { what }
+    };
+    let mut wrong = Vec::new();
+    for report in &reports {
+        for doubt in perf::doubts(report) {
+            tracing::warn!("{}", named(report, doubt));
+        }
+        wrong.extend(perf::shortcomings(report).into_iter().map(|what| named(report, what)));
+    }
+    end?;
     if !wrong.is_empty() {
         return Err(trouble::UnderTest(wrong.join("; ")).into());
     }
     Ok(Outcome::Done)
 }
 
+/// The report of one mode; `None` for a dry run.
+fn measure(common: &Common) -> anyhow::Result<Option<Report>> {
+    let Some((plan, directory)) = start(common)? else { return Ok(None) };
+    let progress = Progress::new("perf");
+    progress.tell(&format!("booting two guests, windows {}", plan.options.window));
+    let mut pair = boot(plan, directory)?;
+    let report = pair.attend(|pair| perf::measure(pair, &mut |what| progress.tell(what)))?;
+    pair.finish()?;
+    progress.finish();
+    Ok(Some(report))
+}
+
 fn test_command(arguments: &TestArguments) -> anyhow::Result<Outcome> {
     let extent = if arguments.full { Extent::FULL } else { Extent::QUICK };
     let mut common = arguments.common.clone();
+    if !common.window.one()?.reaches_ram() {
+        bail!("lab test has nothing for shared windows: {}", perf::report::SKIPPED);
+    }
     common.mw_size = common.mw_size.or(Some(extent.window_bytes()));
     let kernels = if arguments.full {
         vec![arguments::Kernel::V6_12, arguments::Kernel::V6_1]

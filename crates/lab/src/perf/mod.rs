@@ -1,12 +1,14 @@
 //! `lab perf`: what two stock guests reach across the twin.
 
+pub mod comparison;
 pub mod parse;
 mod pattern;
 pub mod report;
 
 use crate::channel::{Event, Exec, capture};
+use crate::guest::Guest;
 use crate::health;
-use crate::options::Side;
+use crate::options::{Side, Window};
 use crate::pair::Pair;
 use crate::steps;
 use crate::trouble::failed;
@@ -22,8 +24,10 @@ const PINGS: u32 = 50;
 const IPERF_SECONDS: u32 = 5;
 /// What UDP offers, in megabits a second: more than a trapped window carries.
 const UDP_OFFER: &str = "100M";
-/// 2 to this power bytes a run of ntb_perf.
+/// 2 to this power bytes a run of ntb_perf, where each store is a message.
 const ORDER: u32 = 25;
+/// The same where the window is memory: a run should take longer than a clock's tick.
+const MAPPED_ORDER: u32 = 28;
 /// Runs of ntb_perf a direction and mode, alternating. The fastest of each counts: what else runs on the
 /// machine only ever slows one down.
 const ROUNDS: u32 = 4;
@@ -37,34 +41,40 @@ const LEAST_RATE: f64 = 42.0;
 /// # Errors
 /// Blames the thing under test where it does not do what it should.
 pub fn measure(pair: &mut Pair, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Report> {
+    let window = pair.plan().options.window;
     tell("link");
-    let came_up = steps::bring_up(pair, Side::A)?;
-    let link = Link { up: true, ms_to_up: came_up.link_ms, ms_to_carrier: came_up.carrier_ms };
-    tell("ping");
-    let ping = measure_ping(pair)?;
-    let mut iperf3 = Vec::new();
-    for proto in ["tcp", "udp"] {
-        for from in Side::BOTH {
-            tell(&format!("iperf3 {proto} from {from}"));
-            iperf3.push(measure_iperf(pair, proto, from)?);
+    let (link, ping, iperf3) = if window.reaches_ram() {
+        let (link, ping, iperf3) = measure_network(pair, tell)?;
+        for guest in pair.guests() {
+            load_ntb_perf(guest, window)?;
         }
-    }
-    for guest in pair.guests() {
-        steps::unload(guest, false)?;
-    }
-    let (mut ntb_perf, mut ntb_perf_discard) = (Vec::new(), Vec::new());
-    load_ntb_perf(pair)?;
+        (link, Some(ping), Some(iperf3))
+    } else {
+        let (_, took) = steps::train(pair, Side::A, |guest| load_ntb_perf(guest, window))?;
+        (Link { up: true, ms_to_up: steps::millis(took), ms_to_carrier: None }, None, None)
+    };
+    let (mut ntb_perf, mut ceilings) = (Vec::new(), Vec::new());
     for from in Side::BOTH {
         tell(&format!("ntb_perf from {from}"));
-        let (delivered, discarded) = measure_stores(pair, from)?;
-        ntb_perf.push(delivered);
-        ntb_perf_discard.push(discarded);
+        if window.is_mapped() {
+            ntb_perf.push(measure_mapped(pair, from)?);
+        } else {
+            let (delivered, discarded) = measure_stores(pair, from)?;
+            ntb_perf.push(delivered);
+            ceilings.push(discarded);
+        }
     }
+    let ntb_perf_discard = if window.is_mapped() { None } else { Some(ceilings) };
     for guest in pair.guests() {
         guest.sh("rmmod ntb_perf")?;
     }
-    tell("pattern");
-    let pattern = pattern::check(pair)?;
+    let pattern = if window.reaches_ram() {
+        tell("pattern");
+        Some(pattern::check(pair)?)
+    } else {
+        tell(&format!("no ping, iperf3, pattern, {}", report::SKIPPED));
+        None
+    };
     health::check(pair)?;
     let plan = pair.plan();
     let (major, minor, micro) = plan.qemu.version;
@@ -83,17 +93,35 @@ pub fn measure(pair: &mut Pair, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Re
     })
 }
 
+/// What ntb_transport and its network device reach; their drivers are gone afterwards.
+fn measure_network(pair: &mut Pair, tell: &mut dyn FnMut(&str)) -> anyhow::Result<(Link, Ping, Vec<Iperf>)> {
+    let came_up = steps::bring_up(pair, Side::A)?;
+    let link = Link { up: true, ms_to_up: came_up.link_ms, ms_to_carrier: Some(came_up.carrier_ms) };
+    tell("ping");
+    let ping = measure_ping(pair)?;
+    let mut iperf3 = Vec::new();
+    for proto in ["tcp", "udp"] {
+        for from in Side::BOTH {
+            tell(&format!("iperf3 {proto} from {from}"));
+            iperf3.push(measure_iperf(pair, proto, from)?);
+        }
+    }
+    for guest in pair.guests() {
+        steps::unload(guest, false)?;
+    }
+    Ok((link, ping, iperf3))
+}
+
 /// What a report says that it must not: a sentence each.
 #[must_use]
 pub fn shortcomings(report: &Report) -> Vec<String> {
     let mut found = Vec::new();
-    for (row, ceiling) in report.ntb_perf.iter().zip(&report.ntb_perf_discard) {
+    for row in &report.ntb_perf {
         let way = format!("{} to {}", row.from, row.to);
-        if row.delivered_bytes < row.bytes {
-            found
-                .push(format!("{way}: ntb_perf stored {} bytes, {} arrived", row.bytes, row.delivered_bytes));
+        if let Some(delivered) = row.delivered_bytes.filter(|delivered| *delivered < row.bytes) {
+            found.push(format!("{way}: ntb_perf stored {} bytes, {delivered} arrived", row.bytes));
         }
-        if ceiling.delivered_ratio < LEAST_RATIO {
+        if let Some(ceiling) = report.ceiling(row).filter(|ceiling| ceiling.delivered_ratio < LEAST_RATIO) {
             let ratio = ceiling.delivered_ratio;
             found.push(format!("{way}: delivery reaches {ratio:.2} of a twin that drops, not {LEAST_RATIO}"));
         }
@@ -104,9 +132,11 @@ pub fn shortcomings(report: &Report) -> Vec<String> {
 /// What a report says that may be the machine's fault as well as the twin's: a sentence each.
 #[must_use]
 pub fn doubts(report: &Report) -> Vec<String> {
-    let slow = report.ntb_perf.iter().filter(|row| row.delivered_mbytes_per_s < LEAST_RATE);
-    slow.map(|row| {
-        let (from, to, rate) = (row.from, row.to, row.delivered_mbytes_per_s);
+    let rates =
+        report.ntb_perf.iter().map(|row| (row, row.delivered_mbytes_per_s.unwrap_or(row.mbytes_per_s)));
+    let slow = rates.filter(|(_, rate)| *rate < LEAST_RATE);
+    slow.map(|(row, rate)| {
+        let (from, to) = (row.from, row.to);
         format!("{from} to {to}: {rate:.1} MB/s; a naive server reached {LEAST_RATE} on a quiet machine of two cores")
     })
     .collect()
@@ -155,12 +185,33 @@ fn measure_iperf(pair: &Pair, proto: &'static str, from: Side) -> anyhow::Result
     })
 }
 
-/// Loads ntb_perf on both sides; its `run` file waits for the hand-shake by itself.
-fn load_ntb_perf(pair: &Pair) -> anyhow::Result<()> {
-    for guest in pair.guests() {
-        guest.sh(&format!("modprobe ntb_perf total_order={ORDER}"))?;
-    }
+/// Loads ntb_perf; its `run` file waits for the hand-shake by itself.
+fn load_ntb_perf(guest: &Guest, window: Window) -> anyhow::Result<()> {
+    let order = if window.is_mapped() { MAPPED_ORDER } else { ORDER };
+    guest.sh(&format!("modprobe ntb_hw_intel && modprobe ntb_perf total_order={order}"))?;
     Ok(())
+}
+
+/// Stores into memory: the twin sees none of them.
+fn measure_mapped(pair: &Pair, from: Side) -> anyhow::Result<report::NtbPerf> {
+    let device = steps::ntb_device(pair.guest(from))?;
+    let runs = (0..ROUNDS).map(|_| store(pair, from, &device)).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(report::NtbPerf {
+        from: from.name(),
+        to: from.other().name(),
+        bytes: runs.iter().map(|run| run.bytes).sum(),
+        mbytes_per_s: runs.iter().map(NtbPerf::rate).fold(0.0, f64::max),
+        delivered_bytes: None,
+        delivered_mbytes_per_s: None,
+    })
+}
+
+/// Has ntb_perf store, and reads what it says of that.
+fn store(pair: &Pair, from: Side, device: &str) -> anyhow::Result<NtbPerf> {
+    let file = format!("/sys/kernel/debug/ntb_perf/{device}/run");
+    let line = format!("echo 0 > {file} && cat {file}");
+    let text = pair.guest(from).sh_for(&line, Duration::from_secs(120))?;
+    parse::ntb_perf(&text).map_err(failed)
 }
 
 /// Stores delivered and stores dropped, in turns.
@@ -179,8 +230,8 @@ fn measure_stores(pair: &mut Pair, from: Side) -> anyhow::Result<(report::NtbPer
         to,
         bytes: delivered.iter().map(|run| run.stored.bytes).sum(),
         mbytes_per_s: delivered.iter().map(|run| run.stored.rate()).fold(0.0, f64::max),
-        delivered_bytes: delivered.iter().map(|run| run.arrived).sum(),
-        delivered_mbytes_per_s: rate,
+        delivered_bytes: Some(delivered.iter().map(|run| run.arrived).sum()),
+        delivered_mbytes_per_s: Some(rate),
     };
     let dropped = Discard {
         from,
@@ -211,10 +262,7 @@ fn run_ntb_perf(pair: &mut Pair, from: Side, stores: StoreMode) -> anyhow::Resul
     pair.twin().set_stores(stores)?;
     let before = counted(pair, from, stores)?;
     let device = steps::ntb_device(pair.guest(from))?;
-    let file = format!("/sys/kernel/debug/ntb_perf/{device}/run");
-    let text =
-        pair.guest(from).sh_for(&format!("echo 0 > {file} && cat {file}"), Duration::from_secs(120))?;
-    let stored = parse::ntb_perf(&text).map_err(failed)?;
+    let stored = store(pair, from, &device)?;
     let ended = Instant::now();
     // A read of a register is answered after the posted stores before it.
     let registers = format!("cat /sys/kernel/debug/ntb_hw_intel/{device}/info > /dev/null");
@@ -240,17 +288,20 @@ fn counted(pair: &mut Pair, from: Side, stores: StoreMode) -> anyhow::Result<u64
 
 #[cfg(test)]
 mod tests {
-    use super::{doubts, report::tests::sample, shortcomings};
+    use super::report::tests::{sample, sample_shared};
+    use super::{doubts, shortcomings};
 
     #[test]
     fn a_report_is_judged() {
         assert_eq!(shortcomings(&sample()), Vec::<String>::new());
         let mut poor = sample();
-        poor.ntb_perf[0].delivered_bytes -= 1;
-        poor.ntb_perf_discard[1].delivered_ratio = 0.49;
-        poor.ntb_perf[1].delivered_mbytes_per_s = 41.0;
+        poor.ntb_perf[0].delivered_bytes = Some(1);
+        poor.ntb_perf_discard.as_mut().unwrap()[1].delivered_ratio = 0.49;
+        poor.ntb_perf[1].delivered_mbytes_per_s = Some(41.0);
         let found = shortcomings(&poor);
         assert_eq!(found.len(), 2, "{found:?}");
         assert_eq!(doubts(&poor).len(), 1);
+        let shared = sample_shared();
+        assert!(shortcomings(&shared).is_empty() && doubts(&shared).is_empty());
     }
 }

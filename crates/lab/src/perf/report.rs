@@ -18,16 +18,16 @@ pub struct Report {
     pub window_bytes: u64,
     /// The link.
     pub link: Link,
-    /// Echo requests from a to b.
-    pub ping: Ping,
+    /// Echo requests from a to b; null where stock drivers cannot receive.
+    pub ping: Option<Ping>,
     /// ntb_perf, one way and the other.
     pub ntb_perf: Vec<NtbPerf>,
-    /// The same against a twin that drops every store, alternating with the above.
-    pub ntb_perf_discard: Vec<Discard>,
-    /// iperf3, TCP and UDP, one way and the other.
-    pub iperf3: Vec<Iperf>,
-    /// A pattern through each window, one way and the other.
-    pub pattern: Vec<Pattern>,
+    /// The same against a twin that drops every store, alternating with the above; null where no store reaches it.
+    pub ntb_perf_discard: Option<Vec<Discard>>,
+    /// iperf3, TCP and UDP, one way and the other; null as for ping.
+    pub iperf3: Option<Vec<Iperf>>,
+    /// A pattern through each window, one way and the other; null as for ping.
+    pub pattern: Option<Vec<Pattern>>,
 }
 
 /// How the link came up.
@@ -37,8 +37,8 @@ pub struct Link {
     pub up: bool,
     /// From the start of the second guest's client driver to the twin's link up, in milliseconds.
     pub ms_to_up: u64,
-    /// From the same moment to a carrier at both network devices.
-    pub ms_to_carrier: u64,
+    /// From the same moment to a carrier at both network devices, if they were tried.
+    pub ms_to_carrier: Option<u64>,
 }
 
 /// Round trips.
@@ -74,10 +74,10 @@ pub struct NtbPerf {
     pub bytes: u64,
     /// As ntb_perf has it, its fastest run.
     pub mbytes_per_s: f64,
-    /// Bytes that the twin put into the other guest's memory.
-    pub delivered_bytes: u64,
+    /// Bytes that the twin put into the other guest's memory; null where the window is memory itself.
+    pub delivered_bytes: Option<u64>,
     /// The same, until the last of them had arrived.
-    pub delivered_mbytes_per_s: f64,
+    pub delivered_mbytes_per_s: Option<f64>,
 }
 
 /// Stores that the twin dropped, and what delivery reaches of that.
@@ -129,6 +129,18 @@ pub struct Pattern {
     pub sha256: String,
 }
 
+/// Why a mode has no network and no pattern.
+pub const SKIPPED: &str =
+    "as stock drivers receive in their RAM, and a shared window reaches only the peer's BAR";
+
+impl Report {
+    /// What a dropping twin made of the same stores.
+    pub(super) fn ceiling(&self, row: &NtbPerf) -> Option<&Discard> {
+        let ceilings = self.ntb_perf_discard.as_ref()?;
+        ceilings.iter().find(|ceiling| ceiling.from == row.from && ceiling.to == row.to)
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { qemu, kernel, accel, window, link, ping, .. } = self;
@@ -136,38 +148,42 @@ impl fmt::Display for Report {
         writeln!(f, "Isthmus lab: QEMU {qemu}, Linux {kernel}, {accel}, windows {window} of {size}")?;
         writeln!(f)?;
         let state = if link.up { "up" } else { "down" };
-        writeln!(
-            f,
-            "  link      {state} after {} ms; carrier after {} ms",
-            link.ms_to_up, link.ms_to_carrier
-        )?;
-        let Rtt { min, avg, max } = ping.rtt_us;
-        writeln!(
-            f,
-            "  ping      {} of {} answered; round trip {min:.0} / {avg:.0} / {max:.0} us (min / avg / max)",
-            ping.received, ping.sent
-        )?;
+        let carrier = link.ms_to_carrier.map(|ms| format!("; carrier after {ms} ms")).unwrap_or_default();
+        writeln!(f, "  link      {state} after {} ms{carrier}", link.ms_to_up)?;
+        if let Some(Ping { sent, received, rtt_us: Rtt { min, avg, max } }) = ping {
+            writeln!(
+                f,
+                "  ping      {received} of {sent} answered; round trip {min:.0} / {avg:.0} / {max:.0} us (min / avg / max)"
+            )?;
+        }
         writeln!(f)?;
         writeln!(
             f,
             "  {:<18}{:>10}{:>14}{:>16}{:>20}{:>8}",
             "ntb_perf", "MiB", "stored MB/s", "delivered MB/s", "dropping twin MB/s", "ratio"
         )?;
-        for (row, ceiling) in self.ntb_perf.iter().zip(&self.ntb_perf_discard) {
+        for row in &self.ntb_perf {
+            let ceiling = self.ceiling(row);
+            let digits = |value: Option<f64>, digits: usize| {
+                value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+            };
             writeln!(
                 f,
-                "  {:<18}{:>10}{:>14.1}{:>16.1}{:>20.1}{:>8.2}",
+                "  {:<18}{:>10}{:>14.1}{:>16}{:>20}{:>8}",
                 format!("  {} to {}", row.from, row.to),
                 row.bytes >> 20,
                 row.mbytes_per_s,
-                row.delivered_mbytes_per_s,
-                ceiling.mbytes_per_s,
-                ceiling.delivered_ratio
+                digits(row.delivered_mbytes_per_s, 1),
+                digits(ceiling.map(|ceiling| ceiling.mbytes_per_s), 1),
+                digits(ceiling.map(|ceiling| ceiling.delivered_ratio), 2)
             )?;
         }
         writeln!(f)?;
+        let (Some(iperf3), Some(pattern)) = (&self.iperf3, &self.pattern) else {
+            return writeln!(f, "  ping, iperf3, pattern: skipped, {SKIPPED}");
+        };
         writeln!(f, "  {:<18}{:>10}{:>14}", "iperf3", "Mbit/s", "")?;
-        for row in &self.iperf3 {
+        for row in iperf3 {
             let lost = row.lost_percent.map(|lost| format!("{lost:.1} % lost"));
             let again = row.retransmits.map(|count| format!("{count} retransmits"));
             writeln!(
@@ -179,7 +195,7 @@ impl fmt::Display for Report {
             )?;
         }
         writeln!(f)?;
-        for row in &self.pattern {
+        for row in pattern {
             let sum = row.sha256.get(..16).unwrap_or(&row.sha256);
             let Pattern { from, to, window, bytes, .. } = row;
             writeln!(f, "  pattern   {from} to {to}, window {window}: {bytes} bytes equal, sha256 {sum}..")?;
@@ -199,8 +215,8 @@ pub(crate) mod tests {
             to,
             bytes: 64 << 20,
             mbytes_per_s: 80.5,
-            delivered_bytes: 64 << 20,
-            delivered_mbytes_per_s: 80.5,
+            delivered_bytes: Some(64 << 20),
+            delivered_mbytes_per_s: Some(80.5),
         };
         let discard = |from, to| Discard {
             from,
@@ -215,20 +231,59 @@ pub(crate) mod tests {
             accel: "tcg".to_owned(),
             window: "trap".to_owned(),
             window_bytes: 1 << 20,
-            link: Link { up: true, ms_to_up: 130, ms_to_carrier: 200 },
-            ping: Ping { sent: 20, received: 20, rtt_us: Rtt { min: 3000.0, avg: 4000.0, max: 5000.0 } },
+            link: Link { up: true, ms_to_up: 130, ms_to_carrier: Some(200) },
+            ping: Some(Ping {
+                sent: 20,
+                received: 20,
+                rtt_us: Rtt { min: 3000.0, avg: 4000.0, max: 5000.0 },
+            }),
             ntb_perf: vec![perf("a", "b"), perf("b", "a")],
-            ntb_perf_discard: vec![discard("a", "b"), discard("b", "a")],
-            iperf3: vec![Iperf {
+            ntb_perf_discard: Some(vec![discard("a", "b"), discard("b", "a")]),
+            iperf3: Some(vec![Iperf {
                 proto: "tcp",
                 from: "a",
                 to: "b",
                 mbits_per_s: 33.0,
                 lost_percent: None,
                 retransmits: Some(0),
-            }],
-            pattern: vec![Pattern { from: "a", to: "b", window: 0, bytes: 65536, sha256: "ab".repeat(32) }],
+            }]),
+            pattern: Some(vec![Pattern {
+                from: "a",
+                to: "b",
+                window: 0,
+                bytes: 65536,
+                sha256: "ab".repeat(32),
+            }]),
         }
+    }
+
+    /// The report of a mode in which no store reaches the twin, and stock drivers cannot receive.
+    pub(crate) fn sample_shared() -> Report {
+        let mut report = sample();
+        report.window = "shared".to_owned();
+        report.link.ms_to_carrier = None;
+        for row in &mut report.ntb_perf {
+            row.mbytes_per_s = 1500.0;
+            row.delivered_bytes = None;
+            row.delivered_mbytes_per_s = None;
+        }
+        Report { ping: None, ntb_perf_discard: None, iperf3: None, pattern: None, ..report }
+    }
+
+    #[test]
+    fn what_a_mode_cannot_is_null_and_said() {
+        let report = sample_shared();
+        let value: Value = serde_json::to_value(&report).unwrap();
+        for pointer in ["/ping", "/iperf3", "/pattern", "/ntb_perf_discard", "/ntb_perf/0/delivered_bytes"] {
+            assert_eq!(value.pointer(pointer), Some(&Value::Null), "{pointer}");
+        }
+        let text = report.to_string();
+        let row = text.lines().find(|line| line.contains("a to b")).unwrap();
+        assert_eq!(
+            row.split_whitespace().collect::<Vec<_>>(),
+            ["a", "to", "b", "64", "1500.0", "-", "-", "-"]
+        );
+        assert!(text.contains("skipped") && !text.contains("carrier"));
     }
 
     #[test]

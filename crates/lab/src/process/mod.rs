@@ -85,8 +85,11 @@ impl Process {
         let mut output = output.with_context(|| format!("cannot write {}", log.display()))?;
         writeln!(output, "$ {line}")?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["lab", "exec-child", "--die-with", &std::process::id().to_string(), "--"]);
-        command.args(&line.words).envs(line.env.iter().map(|(name, value)| (name, value)));
+        command.args(["lab", "exec-child", "--die-with", &std::process::id().to_string()]);
+        for (name, value) in &line.env {
+            command.arg("--env").arg(trampoline::join(name, value));
+        }
+        command.arg("--").args(&line.words);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
         let child = spawn(command).with_context(|| format!("cannot start {name}"))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a child without a pid")?;

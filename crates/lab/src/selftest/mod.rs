@@ -56,13 +56,16 @@ pub struct Report {
     pub kernel: String,
     /// How the processors ran.
     pub accel: String,
+    /// How windows worked.
+    pub window: String,
     /// In order.
     pub passed: Vec<Passed>,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "Isthmus lab test: QEMU {}, Linux {}, {}", self.qemu, self.kernel, self.accel)?;
+        let Self { qemu, kernel, accel, window, .. } = self;
+        writeln!(f, "Isthmus lab test: QEMU {qemu}, Linux {kernel}, {accel}, windows {window}")?;
         for row in &self.passed {
             let seconds = row.ms / 1000;
             writeln!(f, "  passed {:>3} x  {:<44}{seconds:>6} s", row.times, row.name)?;
@@ -103,6 +106,7 @@ pub fn run(pair: &mut Pair, extent: Extent, tell: &mut dyn FnMut(&str)) -> anyho
         qemu: format!("{major}.{minor}.{micro}"),
         kernel: pair.guest(Side::A).hello().release.clone(),
         accel: pair.accel().to_string(),
+        window: pair.plan().options.window.to_string(),
         passed,
     })
 }
