@@ -14,7 +14,8 @@
 //!
 //! A doorbell: [`Server`] reads one bounded frame, the session parses it, [`Machine`] hands offset and value to the model,
 //! the model answers with an effect, the effect is one write to an eventfd. A store through a *trapped* window
-//! takes the same way, and ends as one copy into the peer's mapped memory.
+//! takes the same way, and ends as one copy into the peer's mapped memory. A store through a *mapped* window never comes here: the
+//! BAR is memory, which an overlay in the host's process has put there at an order of `windows`.
 //!
 //! There is one thread, hence no lock: whatever takes long must not run here (QEMU gives up on a device that
 //! answers later than 5 s), and nothing waits for a host: a host that does not read its replies is not read from.
