@@ -28,6 +28,7 @@
 
 #![forbid(unsafe_code)]
 
+mod burst;
 mod control_server;
 mod endpoint;
 mod guest_memory;

@@ -1,5 +1,6 @@
 //! The event loop: two ports, the control socket, the model's timer, and a descriptor that says stop.
 
+use crate::burst::Burst;
 use crate::control_server::Connection;
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use twin::{Setup, Side, Time};
 use vfio_user::listen::{ListenError, Listener};
-use vfio_user::server::{Counters, Next, ServerSession, TurnedAway};
+use vfio_user::server::{Next, ServerSession, TurnedAway};
 
 /// What one port may have done before the other gets its turn, in messages: some 100 µs of work.
 const BUDGET: usize = 256;
@@ -193,7 +194,8 @@ impl Server {
         let mut sources = vec![Source::Stop];
         let mut fds = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
         for dock in [&self.a, &self.b] {
-            if let Some(session) = dock.session.as_ref().filter(|_| !dock.held && !dock.burst.is_resting(now))
+            if let Some(session) =
+                dock.session.as_ref().filter(|_| !dock.held && dock.burst.rests_until(now).is_none())
             {
                 let mut interest = PollFlags::empty();
                 interest.set(PollFlags::IN, session.wants_read());
@@ -204,7 +206,7 @@ impl Server {
         }
         let mut latest = None;
         for dock in [&self.a, &self.b] {
-            if let Some(until) = dock.burst.rest_until.filter(|until| now < *until) {
+            if let Some(until) = dock.burst.rests_until(now) {
                 latest = Some(latest.map_or(until, |other: Time| other.min(until)));
             }
             for (at, visitor) in dock.turned_away.iter().enumerate() {
@@ -423,55 +425,6 @@ impl Server {
                 if connection.is_watching() && !news.is_empty() { connection.send(&news) } else { Ok(()) };
             told.and_then(|()| connection.flush()).is_ok() && !connection.is_closed()
         });
-    }
-}
-
-/// How the twin reads a host that stores as fast as it can.
-///
-/// A QEMU whose socket takes every message sends each store by a system call of its own, and a reader that waits in poll
-/// is woken by each. So once small posted stores come thickly, the twin leaves the socket alone for a moment. The socket
-/// fills, QEMU queues, and a queue of more than 1024 stores travels as messages of 200 (hw/vfio-user/proxy.c,
-/// `VFIO_USER_OUT_HIGH`). Those are taken as they come: a socketful of them a millisecond would be the limit of the
-/// window. A host that is answered anything ends the burst.
-#[derive(Debug, Default)]
-struct Burst {
-    began: Time,
-    stores: u64,
-    rest_until: Option<Time>,
-}
-
-impl Burst {
-    /// So many posted stores ..
-    const STORES: u64 = 64;
-    /// .. in so much time are a burst, ..
-    const WITHIN: Duration = Duration::from_millis(1);
-    /// .. if their messages have at most so many bytes: a socket holds enough of larger ones.
-    const SMALL_BYTES: u64 = 64;
-    /// How long the socket is left alone. A store waits at most this long.
-    const REST: Duration = Duration::from_millis(1);
-
-    fn saw(&mut self, before: &Counters, after: &Counters, now: Time, more: bool) {
-        let stores = after.posted_writes.wrapping_sub(before.posted_writes);
-        let bytes = after.bytes_in.wrapping_sub(before.bytes_in);
-        let messages = after.messages.wrapping_sub(before.messages);
-        let quiet = after.bytes_out == before.bytes_out
-            && bytes <= stores.saturating_mul(Self::SMALL_BYTES)
-            && stores <= messages.saturating_mul(2);
-        if !quiet || now.0.saturating_sub(self.began.0) > Self::WITHIN {
-            *self = Self { began: now, stores: 0, rest_until: None };
-        }
-        if quiet {
-            self.stores = self.stores.saturating_add(stores);
-        }
-        self.rest_until = None;
-        if self.stores >= Self::STORES && !more {
-            self.began = now;
-            self.rest_until = Some(now.after(Self::REST));
-        }
-    }
-
-    fn is_resting(&self, now: Time) -> bool {
-        self.rest_until.is_some_and(|until| now < until)
     }
 }
 

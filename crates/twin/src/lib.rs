@@ -39,6 +39,8 @@
     )
 )]
 
+#[cfg(test)]
+mod corpus;
 mod effect;
 mod function;
 #[cfg(any(test, feature = "fuzzing"))]

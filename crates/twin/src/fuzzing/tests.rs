@@ -2,12 +2,7 @@
 
 use super::{Action, actions, run};
 use crate::Side::{A, B};
-use std::fs;
-use std::path::PathBuf;
-
-fn corpus() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/two_ports")
-}
+use crate::corpus;
 
 fn encode(actions: &[Action]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -150,25 +145,19 @@ fn scenarios() -> Vec<(&'static str, Vec<Action>)> {
 
 #[test]
 fn the_corpus_has_every_scenario() {
-    for (name, scenario) in scenarios() {
+    let encoded = scenarios().into_iter().map(|(name, scenario)| {
         let bytes = encode(&scenario);
         assert_eq!(actions(&bytes), scenario, "{name}");
-        let file = corpus().join(name);
-        if std::env::var_os("UPDATE_CORPUS").is_some() {
-            fs::create_dir_all(corpus()).unwrap();
-            fs::write(&file, &bytes).unwrap();
-        }
-        assert_eq!(fs::read(&file).unwrap(), bytes, "{name}: run this test with UPDATE_CORPUS=1");
-    }
+        (name, bytes)
+    });
+    corpus::holds("two_ports", encoded);
 }
 
 #[test]
 fn the_corpus_replays() {
-    let files: Vec<_> = fs::read_dir(corpus()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(files.len() >= scenarios().len());
-    for file in files {
-        run(&fs::read(file).unwrap());
-    }
+    corpus::replay("two_ports", scenarios().len(), |bytes| {
+        run(bytes);
+    });
 }
 
 /// A fuzzer for those who have none: the scenarios, damaged by a fixed sequence of random numbers.

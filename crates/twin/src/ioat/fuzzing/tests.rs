@@ -1,11 +1,10 @@
 //! The corpus: made here, replayed here, grown by the fuzzer.
 
 use super::{Action, actions, play, run};
+use crate::corpus;
 use ntb_spec::ioat::{COMMAND_RESET, COMMAND_RESUME, COMMAND_SUSPEND};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
 
 /// Rows of a channel's table, as [`Action::Register`] counts them.
 const COMMAND: u8 = 2;
@@ -15,10 +14,6 @@ const ERROR: u8 = 8;
 const READ_FAULT: u8 = 0;
 const WRITE_FAULT: u8 = 1;
 const WELL: u8 = 3;
-
-fn corpus() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/ioat")
-}
 
 fn encode(actions: &[Action]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -142,25 +137,19 @@ fn scenarios() -> Vec<(&'static str, Vec<Action>)> {
 
 #[test]
 fn the_corpus_has_every_scenario() {
-    for (name, scenario) in scenarios() {
+    let encoded = scenarios().into_iter().map(|(name, scenario)| {
         let bytes = encode(&scenario);
         assert_eq!(actions(&bytes), scenario, "{name}");
-        let file = corpus().join(name);
-        if std::env::var_os("UPDATE_CORPUS").is_some() {
-            fs::create_dir_all(corpus()).unwrap();
-            fs::write(&file, &bytes).unwrap();
-        }
-        assert_eq!(fs::read(&file).unwrap(), bytes, "{name}: run this test with UPDATE_CORPUS=1");
-    }
+        (name, bytes)
+    });
+    corpus::holds("ioat", encoded);
 }
 
 #[test]
 fn the_corpus_replays() {
-    let files: Vec<_> = fs::read_dir(corpus()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(files.len() >= scenarios().len());
-    for file in files {
-        run(&fs::read(file).unwrap());
-    }
+    corpus::replay("ioat", scenarios().len(), |bytes| {
+        run(bytes);
+    });
 }
 
 #[test]
