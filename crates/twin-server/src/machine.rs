@@ -35,7 +35,7 @@ pub struct Machine {
     /// Whose message is being carried out.
     acting: Option<Side>,
     /// Hosts whose message has changed a mapped window: no reply until the overlays have followed. The other host does
-    /// not wait for an overlay that is slow.
+    /// not wait for an overlay that is slow, save when the link comes up: that opens windows of both.
     waits: [bool; 2],
     /// Changes that watchers have not been told of yet.
     pub(crate) events: Vec<Event>,
@@ -225,6 +225,10 @@ impl Machine {
                 Effect::Timer(at) => self.timer = at,
                 Effect::Link(state) => {
                     self.link_since = now;
+                    if state == LinkState::Up {
+                        // Windows that were set up before open now. Who reads that the link is up finds them open.
+                        self.waits = [true; 2];
+                    }
                     let state = match state {
                         LinkState::Down => control::LinkState::Down,
                         LinkState::Training { .. } => control::LinkState::Training,
