@@ -124,10 +124,9 @@ mod tests {
         let (from, to) = (mapping(Access::ReadWrite), mapping(Access::ReadWrite));
         let data: Vec<u8> = (1..=200).collect();
         from.write(0, &data).unwrap();
-        for (from_at, to_at, bytes) in
-            (0..9).flat_map(|from| (0..9).map(move |to| (from, to))).flat_map(|(from, to)| {
-                [0, 1, 7, 8, 9, 64, 100].map(move |bytes| (from, to, bytes))
-            })
+        for (from_at, to_at, bytes) in (0..9)
+            .flat_map(|from| (0..9).map(move |to| (from, to)))
+            .flat_map(|(from, to)| [0, 1, 7, 8, 9, 64, 100].map(move |bytes| (from, to, bytes)))
         {
             fill(&to, 0, 128, 0xEE).unwrap();
             copy(&from, from_at, &to, to_at, bytes).unwrap();
