@@ -12,6 +12,7 @@
 //!                          Mapping::new(file, offset, bytes)
 //!                             │
 //!                  read(at, &mut [u8])   write(at, &[u8])      copies; never a reference
+//!                  copy(from, to)                              from one mapping to another, at once
 //! ```
 //!
 //! **Why never a reference.** The peer may write any byte at any time. A Rust reference to such memory is undefined
@@ -27,10 +28,12 @@
 //! Invariants: a mapping lies inside its file and the file cannot shrink; an access outside a mapping is an error and
 //! touches nothing; an aligned access of 1, 2, 4 or 8 bytes is one load or store.
 
+mod copy;
 mod file;
 mod inherit;
 mod mapping;
 
+pub use copy::{copy, fill};
 pub use file::{SharedFile, Unfit};
 pub use inherit::{NotInherited, take_inherited};
 pub use mapping::{Access, MapError, Mapping, OutOfBounds};

@@ -120,16 +120,19 @@ impl Mapping {
     /// # Errors
     /// [`OutOfBounds`], and nothing was stored.
     pub fn write(&self, at: usize, data: &[u8]) -> Result<(), OutOfBounds> {
-        if self.access != Access::ReadWrite {
-            return Err(OutOfBounds);
-        }
-        let to = self.range(at, data.len())?;
+        let to = self.range_for_stores(at, data.len())?;
         // SAFETY: `to` is valid and writable for `data.len()` bytes while `self` lives.
         unsafe { copy_in(to, data) };
         Ok(())
     }
 
-    fn range(&self, at: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
+    /// Where `len` bytes at `at` are, if they may be stored to.
+    pub(crate) fn range_for_stores(&self, at: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
+        if self.access == Access::ReadWrite { self.range(at, len) } else { Err(OutOfBounds) }
+    }
+
+    /// Where `len` bytes at `at` are.
+    pub(crate) fn range(&self, at: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
         let end = at.checked_add(len).ok_or(OutOfBounds)?;
         if end > self.bytes {
             return Err(OutOfBounds);

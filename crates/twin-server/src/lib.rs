@@ -28,14 +28,19 @@
 
 #![forbid(unsafe_code)]
 
+mod announce;
 mod burst;
 mod control_server;
+mod dma;
+mod dock;
 mod endpoint;
 mod guest_memory;
 mod host;
 mod interrupts;
 mod machine;
+mod port_device;
 mod quota;
+mod seat;
 mod server;
 mod status;
 mod trace;
@@ -45,4 +50,4 @@ pub use endpoint::{BadEndpoint, Endpoint};
 pub use machine::Machine;
 pub use server::{Options, RunError, Server};
 pub use trace::{Direction, Trace, TraceRecord, TraceSpace};
-pub use windows::{UnknownMode, WindowMode};
+pub use windows::{Modes, UnknownMode, WindowMode};
