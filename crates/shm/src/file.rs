@@ -61,7 +61,7 @@ impl SharedFile {
     /// When it cannot be opened for loads and stores, or is no file of sysfs.
     pub fn bar(path: &Path) -> io::Result<Self> {
         let fd = OwnedFd::from(File::options().read(true).write(true).open(path)?);
-        if i64::from(fstatfs(&fd)?.f_type) != SYSFS {
+        if fstatfs(&fd)?.f_type != SYSFS {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file of sysfs"));
         }
         let stat = fstat(&fd)?;

@@ -105,7 +105,7 @@ impl Mapping {
     /// Where it begins in this process: for arithmetic on places, not for access.
     #[must_use]
     pub fn address(&self) -> usize {
-        self.base.addr().get()
+        self.range.address()
     }
 
     /// Copies from the mapping at `at` into `out`.
