@@ -45,6 +45,7 @@ fn main() {
         control: None,
         setup: Setup { training: Duration::from_millis(1), ..Setup::default() },
         modes: Modes::default(),
+        ram_mapped: [false; 2],
         trace: None,
     };
     let (stop, stopped) = UnixStream::pair().expect("a pair of sockets");
