@@ -1,4 +1,4 @@
-//! Which copy to use between two mappings, by size: `cargo bench -p shm --bench copy`
+//! Which copy to use between two mappings, by size: `cargo bench -p shm --bench transfers`
 //!
 //! The ways take turns within one run, round by round, and each line is the median of the rounds: this machine may
 //! have other things to do. Every copy takes the next piece of 64 MiB of source and of 1 MiB of target, as an engine's
