@@ -49,6 +49,12 @@ pub(crate) struct Arguments {
     /// the mode of port a's window 0.
     #[arg(long, value_name = "MODE[,MODE][,PORT:WINDOW=MODE]..", default_value = "trap", value_delimiter = ',', num_args = 1..=6)]
     window: Vec<WindowChoice>,
+    /// Say whose guest memory other processes map too, a vhost-user back end for instance: windows by alias are refused there
+    ///
+    /// An alias window takes the place of some of its receiver's memory; a process that maps that memory by itself goes on with the
+    /// old pages. What this twin does itself, direct windows and DMA engines, it knows without being told.
+    #[arg(long, value_name = "HOST")]
+    ram_mapped: Option<RamMapped>,
     /// The overlay object that mapped windows need in QEMU, if it is not where this program looks
     #[arg(long, value_name = "FILE")]
     overlay: Option<PathBuf>,
@@ -64,6 +70,17 @@ pub(crate) struct Arguments {
     /// Print what this twin serves as one JSON object instead of text
     #[arg(long)]
     json: bool,
+}
+
+/// Hosts whose memory others map.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum RamMapped {
+    /// Host a's
+    A,
+    /// Host b's
+    B,
+    /// Both hosts'
+    Both,
 }
 
 impl Arguments {
@@ -100,6 +117,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             training: Duration::from_millis(arguments.training_ms),
         },
         modes,
+        ram_mapped: match arguments.ram_mapped {
+            None => [false, false],
+            Some(RamMapped::A) => [true, false],
+            Some(RamMapped::B) => [false, true],
+            Some(RamMapped::Both) => [true, true],
+        },
         trace: arguments.trace.clone(),
     };
     let overlay = arguments.overlay_for(modes)?;

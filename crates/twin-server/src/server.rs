@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::seat::Seat;
 use crate::status;
 use crate::trace::Trace;
-use crate::windows::{Modes, WindowMode};
+use crate::windows::{Modes, WindowMode, refusal};
 use control::{PortName, Reply, Request, encode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -38,6 +38,8 @@ pub struct Options {
     pub setup: Setup,
     /// How data crosses each port's windows.
     pub modes: Modes,
+    /// Hosts whose memory other processes map too, host a and host b: it is never replaced.
+    pub ram_mapped: [bool; 2],
     /// Where register accesses are written, if anywhere.
     pub trace: Option<PathBuf>,
 }
@@ -65,6 +67,9 @@ pub enum RunError {
         "a window of port {0} is to work by the DMA engine, which port {0} has not: give it one by --dma-{0} PATH"
     )]
     NoEngine(PortName),
+    /// Modes that do not go together; the sentence says what to do.
+    #[error("{0}")]
+    Modes(String),
     /// The thread that copies for the engines could not be started.
     #[error("the thread that copies for the DMA engines cannot be started")]
     Worker(#[source] io::Error),
@@ -109,6 +114,9 @@ impl Server {
             if modes.contains(&WindowMode::Dma) && engine.is_none() {
                 return Err(RunError::NoEngine(status::port_name(side)));
             }
+            if let Some(why) = refusal(side, *modes, options.ram_mapped) {
+                return Err(RunError::Modes(why));
+            }
         }
         let mut docks = Vec::new();
         for (side, endpoint) in Side::BOTH.into_iter().zip(&options.ports) {
@@ -126,7 +134,7 @@ impl Server {
                 Some(Trace::create(path).map_err(|source| RunError::Trace { path: path.clone(), source })?)
             }
         };
-        let mut machine = Machine::new(options.setup, options.modes, trace);
+        let mut machine = Machine::new(options.setup, options.modes, options.ram_mapped, trace);
         for (side, endpoint) in Side::BOTH.into_iter().zip(&options.engines) {
             if endpoint.is_some() {
                 machine.dma.add(side).map_err(RunError::Worker)?;
