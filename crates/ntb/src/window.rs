@@ -2,7 +2,7 @@
 
 use crate::memory::memory_of;
 use crate::{BarIndex, DeviceAddress, DmaMemory, FunctionError, Mapped, PciFunction};
-use shm::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
+use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -131,6 +131,13 @@ impl Window for Outbound {
         match &self.way {
             Way::Mapped(memory) => Window::write(&**memory, at, data),
             Way::Messaged(function, bar) => function.bar_write(*bar, offset, data).map_err(gone),
+        }
+    }
+
+    fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
+        match &self.way {
+            Way::Mapped(memory) if self.is_current() => memory.write_by(routine, at, data),
+            _ => self.write(at, data),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use ntb_spec::meaning::{Bar0Meaning, ConfigMeaning};
 use ntb_spec::table::Part;
-use ntb_spec::{bar0, config};
+use ntb_spec::{bar0, config, messages};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -126,7 +126,13 @@ impl Trace {
 }
 
 fn name_bar0(offset: u32, bytes: usize, value: u64, written: bool) -> (String, String) {
-    let Ok(hit) = bar0::lookup(offset, bytes) else { return Default::default() };
+    let Ok(hit) = bar0::lookup(offset, bytes) else {
+        let message = messages::lookup(offset, bytes);
+        return message.map_or_else(
+            |_| Default::default(),
+            |hit| (element(hit.row.name, hit.row.count, hit.index), String::new()),
+        );
+    };
     let name = element(hit.row.name, hit.row.count, hit.index);
     match hit.part {
         Part::Whole => (name, Bar0Meaning { reg: hit.row.reg, index: hit.index, value, written }.to_string()),
@@ -166,6 +172,7 @@ mod tests {
             ("IM_DOORBELL[3]".into(), "ring the peer's doorbell 3".into())
         );
         assert_eq!(name_bar0(0x44, 4, 1, true), ("IM_INT_STATUS.high".into(), String::new()));
+        assert_eq!(name_bar0(0x8024, 4, 1, true), ("MSG_OUT[1]".into(), String::new()));
         assert_eq!(name_bar0(0x60, 4, 1, true), Default::default());
         assert_eq!(name_config(0x1A2, 2, 0x2103), ("LINK_STATUS".into(), "link up, Gen3 x16".into()));
         assert_eq!(name_config(0, 4096, 0x201C_8086).0, "VENDOR_ID..");
