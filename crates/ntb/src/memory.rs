@@ -115,6 +115,10 @@ macro_rules! memory_of {
                 WindowKind::Mapped
             }
 
+            fn as_memory(&self) -> Option<&dyn Memory> {
+                Some(self)
+            }
+
             fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
                 let $me = self;
                 Window::write($inner?, at, data)

@@ -126,6 +126,14 @@ impl Window for Outbound {
         }
     }
 
+    /// Of a mapped window that is current. Whoever keeps it asks [`is_current`](Outbound::is_current) by himself.
+    fn as_memory(&self) -> Option<&dyn Memory> {
+        match &self.way {
+            Way::Mapped(memory) if self.is_current() => Some(&**memory),
+            _ => None,
+        }
+    }
+
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
         let offset = self.check(at, data.len())?;
         match &self.way {
