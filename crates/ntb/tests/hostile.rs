@@ -54,7 +54,7 @@ impl Hostile {
     }
 
     fn is_honest(&self) -> bool {
-        self.byte() % self.honesty == 0
+        self.byte().is_multiple_of(self.honesty)
     }
 }
 
