@@ -167,9 +167,7 @@ fn act(bridge: &Arc<dyn Bridge>, what: u8, number: u64, held: &mut (Vec<Outbound
         6 => held.0.extend(bridge.outbound(window)),
         7 => held.1.extend(bridge.inbound(window, number & 0xFFFF)),
         8 => tried(bridge.outbound_address(window)),
-        9 => {
-            tried((bridge.doorbells(), bridge.doorbells_clear(number), bridge.doorbells_clear(number & 0xFF)))
-        }
+        9 => tried((bridge.doorbells(), bridge.doorbells_clear(number & 0xFF))),
         10 => tried((bridge.doorbells_mask(number & 0xFFFF), bridge.doorbells_unmask(number & 0xFFFF))),
         11 => tried((bridge.ring(number), bridge.ring(number & 7), bridge.doorbell_target(small))),
         12 => tried((bridge.scratchpad(small), bridge.scratchpad_write(small, 1))),
