@@ -102,6 +102,12 @@ impl Mapping {
         self.range.bytes()
     }
 
+    /// Where it begins in this process: for arithmetic on places, not for access.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.range.address()
+    }
+
     /// Copies from the mapping at `at` into `out`.
     ///
     /// # Errors
