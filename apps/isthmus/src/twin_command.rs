@@ -64,6 +64,9 @@ pub(crate) struct Arguments {
     /// How long the link trains before it is up, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 100)]
     training_ms: u64,
+    /// Give both ports message registers: four each way, at 0x8000 of BAR 0. No hardware has them
+    #[arg(long)]
+    messages: bool,
     /// Write every register access to this file; `isthmus trace` reads it
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
@@ -115,6 +118,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         setup: Setup {
             windows: [arguments.mw_size; 2],
             training: Duration::from_millis(arguments.training_ms),
+            messages: arguments.messages,
         },
         modes,
         ram_mapped: match arguments.ram_mapped {
@@ -165,7 +169,7 @@ fn announce(arguments: &Arguments, overlay: Option<&Path>) -> anyhow::Result<()>
         let control = arguments.control.as_ref().map(Endpoint::to_string);
         let object = json!({
             "pid": std::process::id(), "ports": ports, "control": control, "environment": environment,
-            "window": arguments.window.iter().map(ToString::to_string).collect::<Vec<_>>(), "mw_bytes": arguments.mw_size.bytes(), "training_ms": arguments.training_ms,
+            "window": arguments.window.iter().map(ToString::to_string).collect::<Vec<_>>(), "mw_bytes": arguments.mw_size.bytes(), "training_ms": arguments.training_ms, "messages": arguments.messages,
         });
         text.push_str(&serde_json::to_string(&object)?);
     } else {
