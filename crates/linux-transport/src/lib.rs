@@ -11,13 +11,14 @@
 //! ```
 //!
 //! [`Transport`] is a state machine without I/O, in the manner of smoltcp: it is handed a [`Port`] (scratchpads, windows,
-//! doorbells) and a [`Time`], and tells by [`Event`]s what became of them.
+//! doorbells) and a [`Time`], and tells by [`Event`]s what became of them. [`Endpoint`] is the same on an [`ntb::Bridge`],
+//! with a clock: opposite a stock Linux guest it brings that guest's network device up.
 //!
 //! Source: Linux `drivers/ntb/ntb_transport.c` and `include/linux/ntb_transport.h` of 6.1 and 6.12. Where it does more
 //! than Linux, so that a stock peer survives what Linux itself does not, the place says so: `pair.rs` and
 //! `queue.rs`, `prepare_outbound`, and the watch of `transport.rs`.
 //!
-//! What this crate does not do: sockets, threads, clocks, memory, Ethernet. DMA engines and `use_msi` are not spoken;
+//! What this crate does not do: sockets, threads, Ethernet. DMA engines and `use_msi` are not spoken;
 //! the other side of a frame cannot tell.
 //!
 //! Invariants:
@@ -40,7 +41,9 @@
     )
 )]
 
+mod bridge_port;
 mod config;
+mod endpoint;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -56,7 +59,9 @@ mod time;
 mod transport;
 mod words;
 
+pub use bridge_port::{BridgePort, PortError};
 pub use config::{BadConfig, Config, Lies, MAX_QUEUES, MAX_WINDOWS};
+pub use endpoint::{Endpoint, Notice, StartError};
 pub use event::{Down, Event};
 pub use layout::{BadLayout, Layout};
 pub use port::Port;

@@ -5,7 +5,7 @@
 
 use crate::layout::Layout;
 use crate::port::Port;
-use ntb_spec::linux_transport::{HEADER_BYTES, PayloadHeader, RX_INFO_BYTES};
+use ntb_spec::linux_transport::{HEADER_BYTES, HEADER_FLAGS_AT, PayloadHeader, RX_INFO_BYTES};
 use std::sync::atomic::{Ordering, fence};
 
 /// Counters of a queue pair since it was made, named after Linux's debugfs where that has them.
@@ -105,7 +105,7 @@ impl Rings {
 
     /// Whether the peer has sent anything since my headers were zeroed.
     pub(crate) fn has_first<P: Port>(&self, port: &mut P) -> Result<bool, P::Error> {
-        Ok(self.header(port, 0)?.is_done())
+        Ok(self.header(port, 0)?.is_some())
     }
 
     /// Whether what lies in my memory may be of two counts: a "link down" among it, or a full ring, into which a peer
@@ -113,12 +113,10 @@ impl Rings {
     pub(crate) fn is_suspect<P: Port>(&self, port: &mut P) -> Result<bool, P::Error> {
         let mut done = 0_u32;
         for slot in 0..self.rx.entries() {
-            let header = self.header(port, slot)?;
-            if header.is_done() {
-                done = done.saturating_add(1);
-                if header.is_link_down() {
-                    return Ok(true);
-                }
+            let Some(header) = self.header(port, slot)? else { continue };
+            done = done.saturating_add(1);
+            if header.is_link_down() {
+                return Ok(true);
             }
         }
         Ok(done >= self.rx.last())
@@ -177,13 +175,25 @@ impl Rings {
         Ok((slot, header))
     }
 
-    fn header<P: Port>(&self, port: &mut P, slot: u32) -> Result<PayloadHeader, P::Error> {
-        let mut bytes = [0; HEADER_BYTES];
-        port.read_inbound(self.rx.window(), self.rx.header_at(slot), &mut bytes)?;
-        Ok(PayloadHeader::from_bytes(bytes))
+    /// A slot's flags, and behind them the header that they vouch for; each is read once.
+    fn header<P: Port>(&self, port: &mut P, slot: u32) -> Result<Option<PayloadHeader>, P::Error> {
+        let window = self.rx.window();
+        let mut flags = [0; 4];
+        port.read_inbound(window, self.rx.flags_at(slot), &mut flags)?;
+        let flags = u32::from_le_bytes(flags);
+        if flags & PayloadHeader::DESC_DONE == 0 {
+            return Ok(None);
+        }
+        // A flag that is seen vouches for what was written before it.
+        fence(Ordering::Acquire);
+        let mut bytes = [0; HEADER_FLAGS_AT];
+        port.read_inbound(window, self.rx.header_at(slot), &mut bytes)?;
+        let [a, b, c, d, e, f, g, h] = bytes;
+        let (version, payload_bytes) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        Ok(Some(PayloadHeader { version, payload_bytes, flags }))
     }
 
-    /// Takes what lies at the next slot; the header is read once.
+    /// Takes what lies at the next slot.
     pub(crate) fn take<P: Port>(
         &mut self,
         port: &mut P,
@@ -191,12 +201,9 @@ impl Rings {
         statistics: &mut Statistics,
     ) -> Result<Arrival, P::Error> {
         let (slot, expected) = (self.rx_index, self.rx_count);
-        let header = self.header(port, slot)?;
-        // A flag that is seen vouches for what was written before it.
-        fence(Ordering::Acquire);
-        if !header.is_done() {
+        let Some(header) = self.header(port, slot)? else {
             return Ok(if self.has_restarted(port)? { Arrival::Restarted } else { Arrival::Empty });
-        }
+        };
         if header.is_link_down() {
             self.hand_back(port, slot)?;
             return Ok(Arrival::LinkDown);
@@ -249,6 +256,6 @@ impl Rings {
             return Ok(false);
         }
         let first = self.header(port, 0)?;
-        Ok(first.is_done() && !first.is_link_down() && first.version == 0)
+        Ok(first.is_some_and(|first| !first.is_link_down() && first.version == 0))
     }
 }
