@@ -15,6 +15,7 @@ mod peer_command;
 mod status;
 mod trace;
 mod twin_command;
+mod window_choice;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::io::IsTerminal;

@@ -24,8 +24,9 @@ fn a_twin_apart() {
     let mode: WindowMode = std::env::var(MODE).unwrap().parse().unwrap();
     let at = |name: &str| Endpoint::Path(directory.join(name));
     let setup = Setup { training: Duration::from_millis(2), ..Setup::default() };
-    let (ports, control, modes) = ([at("a"), at("b")], Some(at("control")), [mode; 2]);
-    let mut server = Server::bind(&Options { ports, control, setup, modes, trace: None }).unwrap();
+    let (ports, control, modes) = ([at("a"), at("b")], Some(at("control")), [[mode; 2]; 2]);
+    let mut server =
+        Server::bind(&Options { ports, engines: [None, None], control, setup, modes, trace: None }).unwrap();
     rustix::io::write(std::io::stdin(), b"!").unwrap();
     server.run(std::io::stdin().as_fd()).unwrap();
 }
