@@ -11,6 +11,7 @@
 
 mod lab;
 mod overlay;
+mod peer_command;
 mod status;
 mod trace;
 mod twin_command;
@@ -45,6 +46,7 @@ enum Command {
     Twin(twin_command::Arguments),
     Trace(trace::Arguments),
     Status(status::Arguments),
+    Peer(peer_command::Arguments),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  isthmus completions bash > ~/.local/share/bash-completion/completions/isthmus"
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Command::Twin(arguments) => twin_command::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Peer(arguments) => peer_command::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "isthmus", &mut std::io::stdout());
             Ok(Outcome::Done)

@@ -140,7 +140,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
 }
 
 /// A descriptor that becomes readable when the twin should end.
-fn stop_signal() -> std::io::Result<UnixStream> {
+pub(crate) fn stop_signal() -> std::io::Result<UnixStream> {
     let (stop, on_signal) = UnixStream::pair()?;
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::low_level::pipe::register(signal, on_signal.try_clone()?)?;
