@@ -1,0 +1,288 @@
+use super::*;
+use crate::{Cable, MacAddress, MemoryLink, Offer, Offload};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, mpsc};
+use std::thread::JoinHandle;
+
+/// Longer than anything here takes; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+const HEADER: [u8; VNET_HEADER_BYTES] = [0; VNET_HEADER_BYTES];
+
+/// Tells a test what the pump told the interface.
+#[derive(Debug)]
+struct Teller(mpsc::Sender<Option<Agreement>>);
+
+impl Watcher for Teller {
+    fn link(&mut self, agreement: Option<Agreement>) {
+        let _ = self.0.send(agreement);
+    }
+}
+
+/// A host: a pump that runs, and the kernel's end of its TAP.
+struct Host {
+    kernel: OwnedFd,
+    counters: Arc<Counters>,
+    heard: Mutex<mpsc::Receiver<Option<Agreement>>>,
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// A socket pair keeps the bounds of frames, as a TAP does.
+fn tap() -> (TapQueue, OwnedFd) {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (ours, kernels) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    (TapQueue::over(ours), kernels)
+}
+
+impl Host {
+    fn start(link: MemoryLink) -> Self {
+        let (queue, kernel) = tap();
+        let (tell, heard) = mpsc::channel();
+        let mut pump = Pump::new(queue, link, Teller(tell), Duration::ZERO);
+        let counters = pump.counters();
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        let stopper = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || pump.run(stopper.as_fd()));
+        Self { kernel, counters, heard: Mutex::new(heard), stop, thread: Some(thread) }
+    }
+
+    /// The kernel sends a frame. It waits while the pump does not read.
+    fn sends(&self, frame: &[u8]) {
+        let whole = [&HEADER, frame].concat();
+        loop {
+            match rustix::io::write(&self.kernel, &whole) {
+                Ok(bytes) => return assert_eq!(bytes, whole.len()),
+                Err(Errno::AGAIN) => wait(&self.kernel, PollFlags::OUT),
+                Err(errno) => panic!("{errno}"),
+            }
+        }
+    }
+
+    /// The kernel receives a frame.
+    fn receives(&self) -> Vec<u8> {
+        wait(&self.kernel, PollFlags::IN);
+        let mut frame = vec![0; BUFFER_BYTES];
+        let bytes = rustix::io::read(&self.kernel, &mut frame).unwrap();
+        assert_eq!(frame[..VNET_HEADER_BYTES], HEADER);
+        frame[VNET_HEADER_BYTES..bytes].to_vec()
+    }
+
+    fn hears(&self) -> Option<Agreement> {
+        self.heard.lock().unwrap().recv_timeout(PATIENCE).unwrap()
+    }
+
+    fn stops(&mut self) -> io::Result<()> {
+        rustix::io::write(&*self.stop, &1_u64.to_ne_bytes()).unwrap();
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if self.thread.is_some() && !std::thread::panicking() {
+            self.stops().unwrap();
+        }
+    }
+}
+
+fn wait(descriptor: &OwnedFd, what: PollFlags) {
+    let limit = Timespec { tv_sec: PATIENCE.as_secs().try_into().unwrap(), tv_nsec: 0 };
+    let ready = poll(&mut [PollFd::new(descriptor, what)], Some(&limit)).unwrap();
+    assert_eq!(ready, 1, "nothing for {PATIENCE:?}");
+}
+
+/// Waits for a counter.
+fn until(what: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !what() {
+        assert!(start.elapsed() < PATIENCE, "it did not come to that");
+        std::thread::yield_now();
+    }
+}
+
+fn offers(mtu: u32, offload: Offload) -> [Offer; 2] {
+    [1, 2].map(|last| Offer { mac: MacAddress::new([2, 0, 0, 0, 0, last]).unwrap(), mtu, offload, queues: 1 })
+}
+
+fn hosts(most_frames: usize) -> (Host, Host, Cable) {
+    let ([a, b], cable) = MemoryLink::pair(most_frames, offers(1500, Offload::None)).unwrap();
+    let hosts = (Host::start(a), Host::start(b), cable);
+    assert!(hosts.0.hears().is_some());
+    assert!(hosts.1.hears().is_some());
+    hosts
+}
+
+/// A frame with a number, of a length that depends on it.
+fn frame(number: u32) -> Vec<u8> {
+    let bytes = 18 + usize::try_from(number.wrapping_mul(2_654_435_761) % 1480).unwrap();
+    let mut frame = vec![u8::try_from(number % 251).unwrap(); bytes];
+    frame[..4].copy_from_slice(&number.to_le_bytes());
+    frame
+}
+
+#[test]
+fn frames_arrive_whole_and_in_order_both_ways_over_a_link_with_little_room() {
+    let (a, b, _cable) = hosts(3);
+    let frames = 20_000;
+    std::thread::scope(|scope| {
+        for (from, to) in [(&a, &b), (&b, &a)] {
+            scope.spawn(move || {
+                for number in 0..frames {
+                    from.sends(&frame(number));
+                }
+            });
+            scope.spawn(move || {
+                for number in 0..frames {
+                    assert_eq!(to.receives(), frame(number), "{number}");
+                }
+            });
+        }
+    });
+    for host in [&a, &b] {
+        // A frame is counted once it is out of our hands.
+        until(|| host.counters.read().rx_frames == 20_000 && host.counters.read().tx_frames == 20_000);
+        assert_eq!(host.counters.read().dropped(), 0);
+    }
+}
+
+#[test]
+fn a_pump_that_sleeps_wakes_for_every_single_frame() {
+    let (a, b, _cable) = hosts(3);
+    for number in 0..2000 {
+        // Each frame finds both pumps asleep, or about to sleep.
+        a.sends(&frame(number));
+        assert_eq!(b.receives(), frame(number));
+        b.sends(&frame(number));
+        assert_eq!(a.receives(), frame(number));
+    }
+    assert!(a.counters.read().sleeps > 0);
+}
+
+#[test]
+fn a_full_link_stops_the_reading_of_the_tap_and_loses_nothing() {
+    let ([a, mut far], _cable) = MemoryLink::pair(2, offers(1500, Offload::None)).unwrap();
+    let a = Host::start(a);
+    for number in 0..5 {
+        a.sends(&frame(number));
+    }
+    until(|| a.counters.read().tx_full == 1);
+    assert_eq!(a.counters.read().tx_frames, 2, "one is held, two wait in the TAP");
+    let mut buffer = [0; 2000];
+    for number in 0..5 {
+        let mut received = Received::Empty;
+        until_some(&mut received, || far.receive(&mut buffer));
+        far.publish();
+        assert_eq!(received, Received::Frame(frame(number).len()));
+        assert_eq!(buffer[..frame(number).len()], frame(number));
+    }
+    assert_eq!(a.counters.read().dropped(), 0);
+}
+
+fn until_some(received: &mut Received, mut receive: impl FnMut() -> Received) {
+    let start = Instant::now();
+    while *received == Received::Empty {
+        assert!(start.elapsed() < PATIENCE, "nothing came");
+        *received = receive();
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn frames_of_impossible_lengths_are_counted_and_not_delivered() {
+    let ([a, mut far], _cable) = MemoryLink::pair(16, offers(1500, Offload::None)).unwrap();
+    let a = Host::start(a);
+    for bytes in [0, 13, 1519, 64 << 10, 70 << 10] {
+        assert_eq!(far.send(&vec![7; bytes]), Sent::Taken);
+    }
+    assert_eq!(far.send(&[9; 1518]), Sent::Taken);
+    far.publish();
+    assert_eq!(a.receives(), [9; 1518], "the only one that is a frame");
+    until(|| a.counters.read().rx_frames == 1);
+    let counts = a.counters.read();
+    assert_eq!((counts.rx_short, counts.rx_long, counts.rx_frames, counts.dropped()), (2, 3, 1, 5));
+}
+
+#[test]
+fn a_tap_whose_mtu_was_raised_behind_our_back_costs_the_frames_that_do_not_fit() {
+    let (a, b, _cable) = hosts(16);
+    a.sends(&[1; 1519]);
+    a.sends(&[2; 100]);
+    assert_eq!(b.receives(), [2; 100]);
+    assert_eq!(a.counters.read().tx_unfit, 1);
+}
+
+#[test]
+fn the_virtio_header_travels_where_that_is_agreed_and_is_checked() {
+    let ([a, mut far], _cable) = MemoryLink::pair(16, offers(1500, Offload::Checksum)).unwrap();
+    let a = Host::start(a);
+    a.sends(&[5; 60]);
+    let (mut buffer, mut received) = ([0; 2000], Received::Empty);
+    until_some(&mut received, || far.receive(&mut buffer));
+    assert_eq!(received, Received::Frame(72), "with its header");
+    // A checksum outside the frame.
+    let mut hostile = [0; 72];
+    hostile[0] = 1;
+    hostile[6..8].copy_from_slice(&60_u16.to_le_bytes());
+    assert_eq!(far.send(&hostile), Sent::Taken);
+    assert_eq!(far.send(&[0; 72]), Sent::Taken);
+    far.publish();
+    assert_eq!(a.receives(), [0; 60]);
+    assert_eq!(a.counters.read().rx_bad_header, 1);
+}
+
+#[test]
+fn while_the_link_is_down_the_tap_is_not_read_and_nothing_is_lost_by_us() {
+    let (a, b, cable) = hosts(16);
+    cable.cut();
+    assert_eq!((a.hears(), b.hears()), (None, None));
+    for number in 0..4 {
+        a.sends(&frame(number));
+    }
+    cable.mend();
+    assert!(a.hears().is_some() && b.hears().is_some());
+    for number in 0..4 {
+        assert_eq!(b.receives(), frame(number));
+    }
+    let counts = a.counters.read();
+    assert_eq!((counts.link_ups, counts.link_downs, counts.dropped()), (2, 1, 0));
+}
+
+#[test]
+fn a_hundred_flaps_under_load_leave_the_order_and_every_frame_whole() {
+    const LAST: u32 = 5000;
+    let (a, b, cable) = hosts(4);
+    std::thread::scope(|scope| {
+        let flapper = scope.spawn(|| {
+            let mut lost = 0;
+            for flap in 1..=100 {
+                until(|| a.counters.read().tx_frames >= flap * 40);
+                lost += cable.cut();
+                cable.mend();
+            }
+            lost
+        });
+        let reader = scope.spawn(|| {
+            let (mut next, mut received) = (0, 0);
+            while next <= LAST {
+                let got = b.receives();
+                let number = u32::from_le_bytes(got[..4].try_into().unwrap());
+                assert!(number >= next, "{number} after {next}");
+                assert_eq!(got, frame(number));
+                next = number + 1;
+                received += 1;
+            }
+            received
+        });
+        for number in 0..LAST {
+            a.sends(&frame(number));
+        }
+        let lost = flapper.join().unwrap();
+        // The link stays up from now on.
+        a.sends(&frame(LAST));
+        let received: usize = reader.join().unwrap();
+        assert_eq!(received + lost, usize::try_from(LAST).unwrap() + 1, "only what was on its way is lost");
+    });
+    assert_eq!(a.counters.read().dropped() + b.counters.read().dropped(), 0);
+}
