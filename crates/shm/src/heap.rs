@@ -1,5 +1,6 @@
 //! A window that is ordinary memory of this process: for tests, and for two ends in one process.
 
+use crate::Routine;
 use crate::raw::Raw;
 use crate::window::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -58,7 +59,11 @@ impl Window for Heap {
     }
 
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
-        self.range.write(at, data)
+        self.range.write(Routine::for_size(data.len()), at, data)
+    }
+
+    fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
+        self.range.write(routine, at, data)
     }
 
     fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
@@ -82,7 +87,11 @@ impl Window for Heap {
 
 impl Memory for Heap {
     fn read(&self, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
-        self.range.read(at, out)
+        self.range.read(Routine::for_size(out.len()), at, out)
+    }
+
+    fn read_by(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
+        self.range.read(routine, at, out)
     }
 
     fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {

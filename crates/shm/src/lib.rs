@@ -30,6 +30,7 @@
 //! Invariants: a mapping lies inside its file and the file cannot shrink; an access outside a mapping is an error and
 //! touches nothing; an aligned access of 1, 2, 4 or 8 bytes is one load or store.
 
+mod copy;
 mod fence;
 mod file;
 #[cfg(not(loom))]
@@ -42,6 +43,7 @@ mod mapping;
 mod raw;
 mod window;
 
+pub use copy::Routine;
 pub use fence::full_fence;
 pub use file::{SharedFile, Unfit};
 pub use heap::Heap;

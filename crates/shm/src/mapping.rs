@@ -1,5 +1,6 @@
 //! A mapped range, and copies into and out of it.
 
+use crate::Routine;
 use crate::SharedFile;
 use crate::raw::Raw;
 use crate::window::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
@@ -106,7 +107,7 @@ impl Mapping {
     /// # Errors
     /// [`OutOfBounds`], and `out` is unchanged.
     pub fn read(&self, at: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
-        self.range.read(at, out).map_err(|_| OutOfBounds)
+        self.range.read(Routine::for_size(out.len()), at, out).map_err(|_| OutOfBounds)
     }
 
     /// Copies `data` into the mapping at `at`.
@@ -117,7 +118,7 @@ impl Mapping {
         if self.access != Access::ReadWrite {
             return Err(OutOfBounds);
         }
-        self.range.write(at, data).map_err(|_| OutOfBounds)
+        self.range.write(Routine::for_size(data.len()), at, data).map_err(|_| OutOfBounds)
     }
 
     fn writable(&self) -> Result<&Raw, WindowError> {
@@ -138,7 +139,11 @@ impl Window for Mapping {
     }
 
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
-        self.writable()?.write(at, data)
+        self.writable()?.write(Routine::for_size(data.len()), at, data)
+    }
+
+    fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
+        self.writable()?.write(routine, at, data)
     }
 
     fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
@@ -162,7 +167,11 @@ impl Window for Mapping {
 
 impl Memory for Mapping {
     fn read(&self, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
-        self.range.read(at, out)
+        self.range.read(Routine::for_size(out.len()), at, out)
+    }
+
+    fn read_by(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
+        self.range.read(routine, at, out)
     }
 
     fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {

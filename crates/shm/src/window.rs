@@ -10,6 +10,7 @@
 //! from as well: [`Memory`]. A *messaged* window, where each store travels as a message, is a `Window` and no more,
 //! so code that is generic over `Window` cannot read across the bridge by accident.
 
+use crate::Routine;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -94,6 +95,15 @@ pub trait Window: Send + Sync {
     /// [`WindowError`]; nothing was stored.
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError>;
 
+    /// The same, by a routine that the caller chose for the size and the place of the peer. A window that has no
+    /// choice takes its own.
+    ///
+    /// # Errors
+    /// [`WindowError`]; nothing was stored.
+    fn write_by(&self, _routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
+        self.write(at, data)
+    }
+
     /// One store of 4 bytes. Mapped: atomic, and ordered as asked. Messaged: in order with all others.
     ///
     /// # Errors
@@ -133,6 +143,14 @@ pub trait Memory: Window {
     /// [`WindowError`], and `out` is unchanged.
     fn read(&self, at: usize, out: &mut [u8]) -> Result<(), WindowError>;
 
+    /// The same, by a routine of the caller's choice.
+    ///
+    /// # Errors
+    /// [`WindowError`], and `out` is unchanged.
+    fn read_by(&self, _routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
+        self.read(at, out)
+    }
+
     /// One atomic load of 4 bytes.
     ///
     /// # Errors
@@ -161,6 +179,10 @@ macro_rules! through {
                 (**self).write(at, data)
             }
 
+            fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
+                (**self).write_by(routine, at, data)
+            }
+
             fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
                 (**self).store_u32(at, value, order)
             }
@@ -181,6 +203,10 @@ macro_rules! through {
         impl<T: Memory + ?Sized> Memory for $pointer {
             fn read(&self, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
                 (**self).read(at, out)
+            }
+
+            fn read_by(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
+                (**self).read_by(routine, at, out)
             }
 
             fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {

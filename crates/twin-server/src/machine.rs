@@ -6,7 +6,7 @@ use crate::interrupts::Interrupts;
 use crate::quota::Quota;
 use crate::trace::{Direction, Trace, TraceSpace};
 use crate::windows::{Tag, Verdict, WindowMode, Windows};
-use control::{Event, StoreMode};
+use control::{Event, StoreMode, WindowClass};
 use ntb_spec::{WINDOWS, bar0, config};
 use rustix::io::Errno;
 use shm::{Mapping, SharedFile};
@@ -35,7 +35,7 @@ pub struct Machine {
     /// Whose message is being carried out.
     acting: Option<Side>,
     /// Hosts whose message has changed a mapped window: no reply until the overlays have followed. The other host does
-    /// not wait for an overlay that is slow.
+    /// not wait for an overlay that is slow, save when the link comes up: that opens windows of both.
     waits: [bool; 2],
     /// Changes that watchers have not been told of yet.
     pub(crate) events: Vec<Event>,
@@ -118,6 +118,17 @@ impl Machine {
         self.settle();
     }
 
+    /// What has happened since the last call, for those who watch. Whoever drives a machine takes it now and then.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// When the model wants to be called; `None`: not before somebody does something.
+    #[must_use]
+    pub fn due(&self) -> Option<Time> {
+        self.timer
+    }
+
     /// How long nothing needs to happen; `None`: until somebody does something.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
@@ -144,13 +155,17 @@ impl Machine {
         }
     }
 
-    /// Whether a host's reply has to wait for an overlay.
-    pub(crate) fn holds(&self, side: Side) -> bool {
+    /// Whether a host's reply has to wait for an overlay: what it did is not done yet.
+    #[must_use]
+    pub fn holds(&self, side: Side) -> bool {
         self.waits.get(side as usize) == Some(&true) && self.windows.is_busy()
     }
 
     /// A process's overlay has introduced itself.
-    pub(crate) fn admit_overlay(&mut self, pid: u32, stream: UnixStream) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When there are too many, or the stream cannot be used.
+    pub fn admit_overlay(&mut self, pid: u32, stream: UnixStream) -> io::Result<()> {
         let verdict = self.windows.admit(pid, stream, &self.hosts)?;
         self.punish(verdict);
         self.settle();
@@ -175,15 +190,21 @@ impl Machine {
     }
 
     /// An overlay has something to read, to write, or is late.
-    pub(crate) fn serve_overlay(&mut self, pid: u32) {
+    pub fn serve_overlay(&mut self, pid: u32) {
         let verdict = self.windows.service(pid, &mut self.hosts);
         self.replan = true;
         self.punish(verdict);
         self.settle();
     }
 
+    /// Whether an order for an overlay waits to be sent, and when the earliest of those under way is late.
+    #[must_use]
+    pub fn overlay_state(&self) -> (bool, Option<Instant>) {
+        (self.windows.overlays().any(|(_, _, wants_write)| wants_write), self.windows.deadline())
+    }
+
     /// Overlays that have not answered in time are given up.
-    pub(crate) fn expire_overlays(&mut self) {
+    pub fn expire_overlays(&mut self) {
         let verdict = self.windows.expire(&mut self.hosts);
         if !verdict.untrusted.is_empty() {
             self.replan = true;
@@ -204,6 +225,10 @@ impl Machine {
                 Effect::Timer(at) => self.timer = at,
                 Effect::Link(state) => {
                     self.link_since = now;
+                    if state == LinkState::Up {
+                        // Windows that were set up before open now. Who reads that the link is up finds them open.
+                        self.waits = [true; 2];
+                    }
                     let state = match state {
                         LinkState::Down => control::LinkState::Down,
                         LinkState::Training { .. } => control::LinkState::Training,
@@ -398,6 +423,16 @@ pub(crate) fn millis(Time(at): Time) -> u64 {
 pub struct PortDevice<'a> {
     machine: &'a mut Machine,
     side: Side,
+}
+
+impl PortDevice<'_> {
+    /// Whether a region is memory that the peer's region is too, so that nothing is translated.
+    #[must_use]
+    pub fn is_shared(&self, index: RegionIndex) -> bool {
+        let Some(Place::Window(window)) = Machine::place(index) else { return false };
+        let (mode, class) = self.machine.windows.mode((self.side, window));
+        mode == WindowMode::Shared && class == WindowClass::Mapped
+    }
 }
 
 impl Drop for PortDevice<'_> {
