@@ -52,7 +52,7 @@ mod vnet_header;
 
 pub use counters::{Counters, Counts};
 pub use interface::{Interface, QueueWatcher};
-pub use link::{Agreement, Armed, Disagreement, FrameLink, LinkState, Offer, Received, Sent, Wants};
+pub use link::{Agreement, Armed, Disagreement, FrameLink, LinkState, Offer, Sent, Wants};
 pub use mac::{MacAddress, NotAnAddress};
 pub use memory_link::{Cable, MemoryLink};
 pub use pump::{Pump, Watcher};

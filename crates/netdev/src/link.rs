@@ -91,18 +91,6 @@ pub enum Sent {
     Down,
 }
 
-/// What came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub enum Received {
-    /// A frame of so many bytes, 0 included.
-    Frame(usize),
-    /// A frame longer than the buffer, of so many bytes. It is gone.
-    TooLong(usize),
-    /// None now, or the link is down.
-    Empty,
-}
-
 /// What a sleeper waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wants {
@@ -126,7 +114,7 @@ pub enum Armed {
 /// is mapped memory.
 ///
 /// ```text
-///   loop:  state ── up? ──▶ receive until Empty ──▶ send until Full ──▶ publish
+///   loop:  state ── up? ──▶ receive until None ──▶ send until Full ──▶ publish
 ///            ▲                                                             │ nothing to do
 ///            └── woken ◀── wait for wake() ◀── Sleep ── arm(wants) ◀───────┘
 /// ```
@@ -140,8 +128,8 @@ pub trait FrameLink: Send + fmt::Debug {
     /// Lets the peer see what was sent, and my exit offset, and wakes it if it sleeps.
     fn publish(&mut self);
 
-    /// Takes the next frame into `into`.
-    fn receive(&mut self, into: &mut [u8]) -> Received;
+    /// Takes the next frame, if there is one. It is private memory, and stays until the next call.
+    fn receive(&mut self) -> Option<&[u8]>;
 
     /// Announces a sleep, so that the peer rings; then looks once more. No wake-up is lost between the two.
     fn arm(&mut self, wants: Wants) -> Armed;
@@ -166,8 +154,8 @@ impl FrameLink for Box<dyn FrameLink> {
         (**self).publish();
     }
 
-    fn receive(&mut self, into: &mut [u8]) -> Received {
-        (**self).receive(into)
+    fn receive(&mut self) -> Option<&[u8]> {
+        (**self).receive()
     }
 
     fn arm(&mut self, wants: Wants) -> Armed {

@@ -1,6 +1,6 @@
 //! A [`FrameLink`] inside one process: two bounded queues. For tests and demonstrations of what lies above a link.
 
-use crate::{Armed, FrameLink, LinkState, Offer, Received, Sent, Wants};
+use crate::{Armed, FrameLink, LinkState, Offer, Sent, Wants};
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::VecDeque;
 use std::io;
@@ -13,6 +13,7 @@ pub struct MemoryLink {
     cable: Cable,
     side: Side,
     bells: Arc<[OwnedFd; 2]>,
+    received: Vec<u8>,
 }
 
 /// What joins both ends, and lets a test be unkind to them.
@@ -71,7 +72,7 @@ impl MemoryLink {
             offers,
         };
         let cable = Cable(Arc::new(Mutex::new(shared)), Arc::clone(&bells));
-        let end = |side| Self { cable: cable.clone(), side, bells: Arc::clone(&bells) };
+        let end = |side| Self { cable: cable.clone(), side, bells: Arc::clone(&bells), received: Vec::new() };
         Ok(([end(Side::A), end(Side::B)], cable))
     }
 
@@ -168,18 +169,10 @@ impl FrameLink for MemoryLink {
         }
     }
 
-    fn receive(&mut self, into: &mut [u8]) -> Received {
+    fn receive(&mut self) -> Option<&[u8]> {
         let peer = self.side.other();
-        let Some(frame) = self.cable.with(|shared| of(&mut shared.from, peer).pop_front()) else {
-            return Received::Empty;
-        };
-        match into.get_mut(..frame.len()) {
-            Some(into) => {
-                into.copy_from_slice(&frame);
-                Received::Frame(frame.len())
-            }
-            None => Received::TooLong(frame.len()),
-        }
+        self.received = self.cable.with(|shared| of(&mut shared.from, peer).pop_front())?;
+        Some(&self.received)
     }
 
     fn arm(&mut self, wants: Wants) -> Armed {

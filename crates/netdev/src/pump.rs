@@ -4,7 +4,7 @@
 //! needs no such care, since its readiness is a level.
 
 use crate::counters::Counters;
-use crate::link::{Agreement, Armed, FrameLink, LinkState, Received, Sent, Wants};
+use crate::link::{Agreement, Armed, FrameLink, LinkState, Sent, Wants};
 use crate::tap::TapQueue;
 use crate::vnet_header::{self, VNET_HEADER_BYTES};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -38,10 +38,9 @@ pub struct Pump<L, W> {
     up: Option<(u64, Agreement)>,
     /// A frame of the TAP that the link had no room for: this long, at the start of `outgoing`.
     held: Option<usize>,
-    /// A frame of the link that the TAP had no room for: this long, at the start of `incoming`.
-    undelivered: Option<usize>,
+    /// A frame of the link that the TAP had no room for. It hardly ever has not, so this one is copied.
+    undelivered: Option<Box<[u8]>>,
     outgoing: Box<[u8]>,
-    incoming: Box<[u8]>,
 }
 
 /// Whether a direction moved anything.
@@ -64,7 +63,6 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
             held: None,
             undelivered: None,
             outgoing: vec![0; BUFFER_BYTES].into(),
-            incoming: vec![0; BUFFER_BYTES].into(),
         }
     }
 
@@ -138,60 +136,30 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
 
     /// From the link into the TAP.
     fn receive(&mut self, agreement: Agreement) -> io::Result<Moved> {
-        let start = if agreement.offload.has_header() { 0 } else { VNET_HEADER_BYTES };
+        let Agreement { offload, mtu, .. } = agreement;
         let mut moved = Moved::Nothing;
         for _ in 0..BATCH {
-            if let Some(bytes) = self.undelivered.take() {
-                if self.deliver(bytes)? == Moved::Nothing {
-                    break;
-                }
-                moved = Moved::Something;
-                continue;
-            }
-            let Some(room) = self.incoming.get_mut(start..) else { break };
-            match self.link.receive(room) {
-                Received::Empty => break,
-                Received::TooLong(_) => self.counters.rx_long.add(1),
-                Received::Frame(bytes) => {
-                    if start > 0 {
-                        // The header of a frame that is complete.
-                        self.incoming.iter_mut().take(start).for_each(|byte| *byte = 0);
+            let again = self.undelivered.take();
+            let Some(carried) = again.as_deref().or_else(|| self.link.receive()) else { break };
+            match vnet_header::take_apart(carried, offload, mtu) {
+                Ok((header, frame)) => match self.queue.write(header, frame) {
+                    Ok(()) => {
+                        self.counters.rx_frames.add(1);
+                        self.counters.rx_bytes.add(count(frame.len()));
                     }
-                    self.check_and_deliver(start.saturating_add(bytes), agreement)?;
-                }
+                    Err(Errno::AGAIN | Errno::INTR) => {
+                        self.undelivered = Some(carried.into());
+                        break;
+                    }
+                    Err(errno) if is_gone(errno) => return Err(errno.into()),
+                    // EIO: the interface is down. EINVAL: the kernel found fault with a frame that was right to us.
+                    Err(_) => self.counters.rx_refused.add(1),
+                },
+                Err(unfit) => self.counters.refuse(unfit),
             }
             moved = Moved::Something;
         }
         Ok(moved)
-    }
-
-    fn check_and_deliver(&mut self, bytes: usize, agreement: Agreement) -> io::Result<()> {
-        let frame = self.incoming.get(..bytes).unwrap_or_default();
-        match vnet_header::check(frame, agreement.offload, agreement.mtu) {
-            Ok(()) => self.deliver(bytes).map(|_| ()),
-            Err(unfit) => {
-                self.counters.refuse(unfit);
-                Ok(())
-            }
-        }
-    }
-
-    /// Writes what was checked into the TAP; nothing moves if it has no room.
-    fn deliver(&mut self, bytes: usize) -> io::Result<Moved> {
-        match self.queue.write(self.incoming.get(..bytes).unwrap_or_default()) {
-            Ok(()) => {
-                self.counters.rx_frames.add(1);
-                self.counters.rx_bytes.add(count(bytes.saturating_sub(VNET_HEADER_BYTES)));
-            }
-            Err(Errno::AGAIN | Errno::INTR) => {
-                self.undelivered = Some(bytes);
-                return Ok(Moved::Nothing);
-            }
-            Err(errno) if is_gone(errno) => return Err(errno.into()),
-            // EIO: the interface is down. EINVAL: the kernel found fault with a frame that was right to us.
-            Err(_) => self.counters.rx_refused.add(1),
-        }
-        Ok(Moved::Something)
     }
 
     /// From the TAP into the link.
@@ -207,7 +175,7 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
                 },
             };
             let frame = self.outgoing.get(..bytes).unwrap_or_default();
-            if let Err(unfit) = vnet_header::check(frame, agreement.offload, agreement.mtu) {
+            if let Err(unfit) = vnet_header::check_whole(frame, agreement.offload, agreement.mtu) {
                 tracing::debug!(?unfit, bytes, "a frame of the TAP does not fit the agreement");
                 self.held = None;
                 self.counters.tx_unfit.add(1);

@@ -79,14 +79,38 @@ pub(crate) enum Unfit {
     Header,
 }
 
-/// Checks a frame and the virtio header before it.
+/// The virtio header of a frame that is complete.
+pub(crate) const COMPLETE: [u8; VNET_HEADER_BYTES] = [0; VNET_HEADER_BYTES];
+
+/// Checks what came from a TAP: a virtio header and a frame.
 ///
 /// # Errors
 /// [`Unfit`] says what is wrong with it.
-pub(crate) fn check(with_header: &[u8], offload: Offload, mtu: u32) -> Result<(), Unfit> {
-    let Some((header, frame)) = with_header.split_first_chunk::<VNET_HEADER_BYTES>() else {
-        return Err(Unfit::Short);
+pub(crate) fn check_whole(with_header: &[u8], offload: Offload, mtu: u32) -> Result<(), Unfit> {
+    match with_header.split_first_chunk::<VNET_HEADER_BYTES>() {
+        Some((header, frame)) => check(header, frame, offload, mtu),
+        None => Err(Unfit::Short),
+    }
+}
+
+/// Takes apart what came over a link, with a virtio header or without as agreed, and checks it.
+///
+/// # Errors
+/// [`Unfit`] says what is wrong with it.
+pub(crate) fn take_apart(
+    carried: &[u8],
+    offload: Offload,
+    mtu: u32,
+) -> Result<(&[u8; VNET_HEADER_BYTES], &[u8]), Unfit> {
+    let (header, frame) = if offload.has_header() {
+        carried.split_first_chunk::<VNET_HEADER_BYTES>().ok_or(Unfit::Short)?
+    } else {
+        (&COMPLETE, carried)
     };
+    check(header, frame, offload, mtu).map(|()| (header, frame))
+}
+
+fn check(header: &[u8; VNET_HEADER_BYTES], frame: &[u8], offload: Offload, mtu: u32) -> Result<(), Unfit> {
     if frame.len() < ETHERNET_HEADER_BYTES {
         return Err(Unfit::Short);
     }
@@ -142,22 +166,22 @@ mod tests {
     #[test]
     fn complete_frames_pass_at_every_level() {
         for offload in [Offload::None, Offload::Checksum, Offload::Segmentation] {
-            assert_eq!(check(&frame(PLAIN, 14), offload, 1500), Ok(()));
-            assert_eq!(check(&frame(PLAIN, 1518), offload, 1500), Ok(()), "with a VLAN tag");
-            assert_eq!(check(&frame(PLAIN, 1519), offload, 1500), Err(Unfit::Long));
-            assert_eq!(check(&frame(PLAIN, 13), offload, 1500), Err(Unfit::Short));
-            assert_eq!(check(&[], offload, 1500), Err(Unfit::Short));
-            assert_eq!(check(&frame(PLAIN, 65535), offload, 65521), Ok(()));
+            assert_eq!(check_whole(&frame(PLAIN, 14), offload, 1500), Ok(()));
+            assert_eq!(check_whole(&frame(PLAIN, 1518), offload, 1500), Ok(()), "with a VLAN tag");
+            assert_eq!(check_whole(&frame(PLAIN, 1519), offload, 1500), Err(Unfit::Long));
+            assert_eq!(check_whole(&frame(PLAIN, 13), offload, 1500), Err(Unfit::Short));
+            assert_eq!(check_whole(&[], offload, 1500), Err(Unfit::Short));
+            assert_eq!(check_whole(&frame(PLAIN, 65535), offload, 65521), Ok(()));
         }
     }
 
     #[test]
     fn what_was_not_agreed_is_refused() {
-        assert_eq!(check(&frame(CHECKSUM, 100), Offload::None, 1500), Err(Unfit::Header));
-        assert_eq!(check(&frame(CHECKSUM, 100), Offload::Checksum, 1500), Ok(()));
-        assert_eq!(check(&frame(SEGMENTS, 40_000), Offload::Checksum, 1500), Err(Unfit::Header));
-        assert_eq!(check(&frame(SEGMENTS, 40_000), Offload::Segmentation, 1500), Ok(()));
-        assert_eq!(check(&frame(SEGMENTS, 65_554), Offload::Segmentation, 1500), Err(Unfit::Long));
+        assert_eq!(check_whole(&frame(CHECKSUM, 100), Offload::None, 1500), Err(Unfit::Header));
+        assert_eq!(check_whole(&frame(CHECKSUM, 100), Offload::Checksum, 1500), Ok(()));
+        assert_eq!(check_whole(&frame(SEGMENTS, 40_000), Offload::Checksum, 1500), Err(Unfit::Header));
+        assert_eq!(check_whole(&frame(SEGMENTS, 40_000), Offload::Segmentation, 1500), Ok(()));
+        assert_eq!(check_whole(&frame(SEGMENTS, 65_554), Offload::Segmentation, 1500), Err(Unfit::Long));
     }
 
     #[test]
@@ -166,7 +190,7 @@ mod tests {
             let mut header = CHECKSUM;
             header[6..8].copy_from_slice(&start.to_le_bytes());
             header[8..10].copy_from_slice(&offset.to_le_bytes());
-            check(&frame(header, 100), Offload::Checksum, 1500)
+            check_whole(&frame(header, 100), Offload::Checksum, 1500)
         };
         assert_eq!(place(34, 64), Ok(()));
         for (start, offset) in [(34, 65), (99, 0), (u16::MAX, u16::MAX), (0, 16), (13, 16)] {
@@ -179,7 +203,7 @@ mod tests {
         let with = |at: usize, value: u8| {
             let mut header = SEGMENTS;
             header[at] = value;
-            check(&frame(header, 40_000), Offload::Segmentation, 1500)
+            check_whole(&frame(header, 40_000), Offload::Segmentation, 1500)
         };
         assert_eq!(with(1, GSO_TCPV6 | GSO_ECN), Ok(()));
         assert_eq!(with(1, GSO_UDP_L4), Ok(()));
@@ -190,7 +214,7 @@ mod tests {
         assert_eq!(with(0, 0x80), Err(Unfit::Header), "an unknown flag");
         let mut none = SEGMENTS;
         none[4..6].fill(0);
-        assert_eq!(check(&frame(none, 40_000), Offload::Segmentation, 1500), Err(Unfit::Header));
+        assert_eq!(check_whole(&frame(none, 40_000), Offload::Segmentation, 1500), Err(Unfit::Header));
     }
 
     #[test]
@@ -198,12 +222,21 @@ mod tests {
         for (offload, mtu) in [(Offload::None, 1500), (Offload::Checksum, 9000), (Offload::None, 65521)] {
             let longest =
                 offload.frame_bytes_max(mtu) - if offload.has_header() { VNET_HEADER_BYTES } else { 0 };
-            assert_eq!(check(&frame(PLAIN, longest), offload, mtu), Ok(()));
-            assert_eq!(check(&frame(PLAIN, longest + 1), offload, mtu), Err(Unfit::Long));
+            assert_eq!(check_whole(&frame(PLAIN, longest), offload, mtu), Ok(()));
+            assert_eq!(check_whole(&frame(PLAIN, longest + 1), offload, mtu), Err(Unfit::Long));
         }
         let longest = Offload::Segmentation.frame_bytes_max(1500) - VNET_HEADER_BYTES;
-        assert_eq!(check(&frame(SEGMENTS, longest), Offload::Segmentation, 1500), Ok(()));
-        assert_eq!(check(&frame(SEGMENTS, longest + 1), Offload::Segmentation, 1500), Err(Unfit::Long));
+        assert_eq!(check_whole(&frame(SEGMENTS, longest), Offload::Segmentation, 1500), Ok(()));
+        assert_eq!(check_whole(&frame(SEGMENTS, longest + 1), Offload::Segmentation, 1500), Err(Unfit::Long));
+    }
+
+    #[test]
+    fn the_header_travels_only_where_that_is_agreed() {
+        assert_eq!(take_apart(&[7; 60], Offload::None, 1500), Ok((&COMPLETE, &[7; 60][..])));
+        let carried = frame(CHECKSUM, 60);
+        assert_eq!(take_apart(&carried, Offload::Checksum, 1500), Ok((&CHECKSUM, &[0; 60][..])));
+        assert_eq!(take_apart(&carried[..11], Offload::Checksum, 1500), Err(Unfit::Short));
+        assert_eq!(take_apart(&[], Offload::None, 1500), Err(Unfit::Short));
     }
 
     proptest! {
@@ -211,7 +244,7 @@ mod tests {
         #[test]
         fn what_passes_points_nowhere_outside(header: [u8; 12], bytes in 0_usize..2000, level in 0_u8..3, mtu in 68_u32..3000) {
             let offload = [Offload::None, Offload::Checksum, Offload::Segmentation][usize::from(level)];
-            if check(&frame(header, bytes), offload, mtu).is_ok() {
+            if check_whole(&frame(header, bytes), offload, mtu).is_ok() {
                 prop_assert!(bytes >= ETHERNET_HEADER_BYTES);
                 if header[0] & NEEDS_CSUM != 0 {
                     let start = usize::from(u16::from_le_bytes([header[6], header[7]]));

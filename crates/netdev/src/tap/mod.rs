@@ -17,6 +17,7 @@ use ioctl::{IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_UP, IFF_VNET_HDR};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
+use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -203,13 +204,14 @@ impl TapQueue {
         rustix::io::read(&self.descriptor, into)
     }
 
-    /// Gives the kernel a frame to receive: a virtio header and an Ethernet frame.
+    /// Gives the kernel a frame to receive.
     ///
     /// # Errors
     /// `EIO` while the interface is down, `EINVAL` for what is no frame.
     #[inline]
-    pub(crate) fn write(&self, frame: &[u8]) -> Result<(), Errno> {
-        rustix::io::write(&self.descriptor, frame).map(|_| ())
+    pub(crate) fn write(&self, header: &[u8; VNET_HEADER_BYTES], frame: &[u8]) -> Result<(), Errno> {
+        let parts = [IoSlice::new(header), IoSlice::new(frame)];
+        rustix::io::writev(&self.descriptor, &parts).map(|_| ())
     }
 }
 
