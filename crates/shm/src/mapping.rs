@@ -138,6 +138,10 @@ impl Window for Mapping {
         WindowKind::Mapped
     }
 
+    fn as_memory(&self) -> Option<&dyn Memory> {
+        Some(self)
+    }
+
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
         self.writable()?.write(Routine::for_size(data.len()), at, data)
     }
