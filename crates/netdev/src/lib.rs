@@ -40,21 +40,28 @@
 //! Invariants: what comes from a link is checked before a kernel sees it; a frame is dropped only where a counter says so; no
 //! wake-up is lost; nothing here panics or blocks the peer.
 
+mod cells_link;
 mod counters;
+mod hello;
 mod interface;
 mod link;
 mod mac;
 mod memory_link;
 pub mod namespace;
+mod port;
 mod pump;
 pub mod tap;
+#[cfg(test)]
+mod testing;
 mod vnet_header;
 
+pub use cells_link::CellsLink;
 pub use counters::{Counters, Counts};
 pub use interface::{Interface, QueueWatcher};
 pub use link::{Agreement, Armed, Disagreement, FrameLink, LinkState, Offer, Sent, Wants};
 pub use mac::{MacAddress, NotAnAddress};
 pub use memory_link::{Cable, MemoryLink};
+pub use port::{PortError, PortOptions, open_cells};
 pub use pump::{Pump, Watcher};
 pub use tap::{MTU_MAX, MTU_MIN, QUEUES_MAX, Statistics, Tap, TapError, TapOptions, TapQueue};
 pub use vnet_header::{ETHERNET_HEADER_BYTES, Offload, VLAN_TAG_BYTES, VNET_HEADER_BYTES};

@@ -2,6 +2,7 @@
 
 use crate::{MacAddress, Offload};
 use std::fmt;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -42,6 +43,16 @@ pub enum Disagreement {
         ours: u16,
         /// The peer's.
         theirs: u16,
+    },
+    /// A ring that is too short for a frame.
+    #[error(
+        "the peer takes frames of {takes} bytes, and the agreement needs {needs}: choose a smaller --mtu, or larger windows"
+    )]
+    Ring {
+        /// What the longest frame has.
+        needs: usize,
+        /// What the peer's ring takes.
+        takes: usize,
     },
 }
 
@@ -94,8 +105,9 @@ pub enum Sent {
 /// What a sleeper waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wants {
-    /// Room for a frame that was refused as [`Sent::Full`]. Frames and the state of the link are always waited for.
-    pub room: bool,
+    /// Room for a frame of so many bytes that was refused as [`Sent::Full`]. Frames and the state of the link are always
+    /// waited for.
+    pub room: Option<usize>,
 }
 
 /// Whether one may sleep.
@@ -120,7 +132,10 @@ pub enum Armed {
 /// ```
 pub trait FrameLink: Send + fmt::Debug {
     /// The state now. Also what keeps the set-up going: it is called in each turn, and costs little.
-    fn state(&mut self) -> LinkState;
+    ///
+    /// # Errors
+    /// When what the link stood on is gone for good: the device, or the twin that serves it.
+    fn state(&mut self) -> io::Result<LinkState>;
 
     /// Sends a frame. It may not leave before [`publish`](Self::publish).
     fn send(&mut self, frame: &[u8]) -> Sent;
@@ -142,7 +157,7 @@ pub trait FrameLink: Send + fmt::Debug {
 }
 
 impl FrameLink for Box<dyn FrameLink> {
-    fn state(&mut self) -> LinkState {
+    fn state(&mut self) -> io::Result<LinkState> {
         (**self).state()
     }
 

@@ -121,9 +121,9 @@ fn ring(bell: &OwnedFd) {
 }
 
 impl FrameLink for MemoryLink {
-    fn state(&mut self) -> LinkState {
+    fn state(&mut self) -> io::Result<LinkState> {
         let side = self.side;
-        self.cable.with(|shared| {
+        Ok(self.cable.with(|shared| {
             let [a, b] = shared.offers;
             let agreement = match side {
                 Side::A => a.with(&b),
@@ -133,7 +133,7 @@ impl FrameLink for MemoryLink {
                 Ok(agreement) if shared.up => LinkState::Up { generation: shared.generation, agreement },
                 _ => LinkState::Down,
             }
-        })
+        }))
     }
 
     fn send(&mut self, frame: &[u8]) -> Sent {
@@ -158,7 +158,8 @@ impl FrameLink for MemoryLink {
             let something = !of(&mut shared.from, peer.other()).is_empty();
             let most = shared.most_frames;
             let room = of(&mut shared.from, peer).len() < most;
-            let wake = of(&mut shared.sleeping, peer).is_some_and(|wants| something || wants.room && room);
+            let wake =
+                of(&mut shared.sleeping, peer).is_some_and(|wants| something || wants.room.is_some() && room);
             if wake {
                 *of(&mut shared.sleeping, peer) = None;
             }
@@ -179,7 +180,7 @@ impl FrameLink for MemoryLink {
         let side = self.side;
         self.cable.with(|shared| {
             let room = of(&mut shared.from, side).len() < shared.most_frames;
-            if !of(&mut shared.from, side.other()).is_empty() || wants.room && room {
+            if !of(&mut shared.from, side.other()).is_empty() || wants.room.is_some() && room {
                 return Armed::Ready;
             }
             *of(&mut shared.sleeping, side) = Some(wants);

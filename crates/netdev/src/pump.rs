@@ -98,7 +98,7 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
 
     /// One look at everything.
     fn turn(&mut self) -> io::Result<Moved> {
-        self.follow_link();
+        self.follow_link()?;
         let Some((_, agreement)) = self.up else {
             return Ok(Moved::Nothing);
         };
@@ -111,8 +111,8 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
         Ok(Moved::Nothing)
     }
 
-    fn follow_link(&mut self) {
-        match (self.link.state(), self.up) {
+    fn follow_link(&mut self) -> io::Result<()> {
+        match (self.link.state()?, self.up) {
             (LinkState::Down, None) => {}
             (LinkState::Up { generation, .. }, Some((known, _))) if generation == known => {}
             (LinkState::Down, Some(_)) => self.went_down(),
@@ -126,6 +126,7 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
                 self.watcher.link(Some(agreement));
             }
         }
+        Ok(())
     }
 
     fn went_down(&mut self) {
@@ -206,7 +207,7 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
     }
 
     fn sleep(&mut self, stop: BorrowedFd<'_>) -> io::Result<Woken> {
-        let limit = match self.link.arm(Wants { room: self.held.is_some() && self.up.is_some() }) {
+        let limit = match self.link.arm(Wants { room: self.held.filter(|_| self.up.is_some()) }) {
             // While the TAP takes nothing, what waits in the link is no reason to stay awake, but its state may change.
             Armed::Ready if self.undelivered.is_some() => Some(Duration::from_millis(10)),
             Armed::Ready => return Ok(Woken::ToWork),
