@@ -218,8 +218,8 @@ pub trait Bridge: fmt::Debug + Send + Sync {
     /// When the device is gone.
     fn doorbells(&self) -> Result<u64, BridgeError>;
 
-    /// Clears doorbells (`ntb_db_clear`). Clear first, then look at what they announced: the bell rings again only after it was
-    /// cleared.
+    /// Clears doorbells (`ntb_db_clear`); they are clear when it returns. Clear first, then look at what they announced: the
+    /// bell rings again only after it was cleared.
     ///
     /// # Errors
     /// [`BridgeError::NoDoorbell`] for bits outside the valid mask.

@@ -55,13 +55,16 @@
 
 pub mod addresses;
 mod bridge;
+pub mod conformance;
 mod error;
 mod events;
 mod function;
 mod gen3;
 mod memory;
+mod vfio_user;
 mod window;
 
+pub use self::vfio_user::VfioUser;
 pub use bridge::{Bridge, DoorbellTarget, Link, Port, Speed, Width, WindowAlign};
 pub use error::{BridgeError, OpenError};
 pub use events::Events;

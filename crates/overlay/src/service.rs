@@ -54,6 +54,12 @@ impl Service {
         Ok(Self { overlays, stream, thread: Some(thread) })
     }
 
+    /// Whether the twin is there still.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Drops what maps a file (its device and inode), while no order is being carried out.
     pub fn unmap<M>(&self, file: (u64, u64), mapping: M) {
         let mut overlays = lock(&self.overlays);

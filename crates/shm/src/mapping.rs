@@ -121,6 +121,16 @@ impl Mapping {
         self.range.write(Routine::for_size(data.len()), at, data).map_err(|_| OutOfBounds)
     }
 
+    /// Where `len` bytes at `at` are.
+    pub(crate) fn range(&self, at: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
+        self.range.range(at, len).map_err(|_| OutOfBounds)
+    }
+
+    /// Where `len` bytes at `at` are, if they may be stored to.
+    pub(crate) fn range_for_stores(&self, at: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
+        if self.access == Access::ReadWrite { self.range(at, len) } else { Err(OutOfBounds) }
+    }
+
     fn writable(&self) -> Result<&Raw, WindowError> {
         match self.access {
             Access::ReadWrite => Ok(&self.range),

@@ -72,7 +72,8 @@ impl Raw {
         Ok(())
     }
 
-    fn range(&self, at: usize, len: usize) -> Result<*mut u8, WindowError> {
+    /// Where `len` bytes at `at` are.
+    pub(crate) fn range(&self, at: usize, len: usize) -> Result<*mut u8, WindowError> {
         let end = at.checked_add(len).ok_or(WindowError::OutOfBounds)?;
         if end > self.bytes {
             return Err(WindowError::OutOfBounds);

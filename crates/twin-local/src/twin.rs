@@ -4,6 +4,7 @@ use crate::LocalPort;
 use crate::clock::Clock;
 use isthmus_overlay::Service;
 use ntb::FunctionError;
+use ntb_spec::WINDOWS;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{Errno, write};
 use std::io;
@@ -69,7 +70,7 @@ impl LocalTwin {
         let (ours, theirs) = UnixStream::pair()?;
         let watched = ours.try_clone()?;
         let overlay = Arc::new(Service::on(theirs)?);
-        let mut machine = Machine::new(setup, modes, None);
+        let mut machine = Machine::new(setup, modes.map(|mode| [mode; WINDOWS]), None);
         machine.admit_overlay(std::process::id(), ours)?;
         let waker = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(io::Error::from)?;
         let state = Mutex::new(State { machine, attaches: 0, driver: [0; 2], stop: false });
@@ -128,7 +129,7 @@ impl Shared {
         if when(&state.machine) != before {
             self.wake();
         }
-        while state.machine.holds(side) {
+        while state.machine.holds_port(side) {
             state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         result

@@ -21,7 +21,7 @@
 //! answers later than 5 s), and nothing waits for a host: a host that does not read its replies is not read from.
 //!
 //! A host may also be in this process: crate `twin-local` drives a [`Machine`] by function calls, without sockets, and under
-//! the same rules. [`Server`] and it differ in who waits: see [`Machine::holds`] and [`Machine::wait`].
+//! the same rules. [`Server`] and it differ in who waits: see [`Machine::holds_port`] and [`Machine::wait`].
 //!
 //! What this crate does not do: decide what a register means (`twin`, `ntb-spec`), parse (`vfio-user`), start anybody.
 //!
@@ -31,21 +31,27 @@
 
 #![forbid(unsafe_code)]
 
+mod announce;
 mod burst;
 mod control_server;
+mod dma;
+mod dock;
 mod endpoint;
 mod guest_memory;
 mod host;
 mod interrupts;
 mod machine;
+mod port_device;
 mod quota;
+mod seat;
 mod server;
 mod status;
 mod trace;
 mod windows;
 
 pub use endpoint::{BadEndpoint, Endpoint};
-pub use machine::{Machine, PortDevice};
+pub use machine::Machine;
+pub use port_device::PortDevice;
 pub use server::{Options, RunError, Server};
 pub use trace::{Direction, Trace, TraceRecord, TraceSpace};
-pub use windows::{UnknownMode, WindowMode};
+pub use windows::{Modes, UnknownMode, WindowMode};

@@ -119,7 +119,11 @@ impl Bridge for Gen3 {
     }
 
     fn doorbells_clear(&self, bits: u64) -> Result<(), BridgeError> {
-        Ok(self.registers.write(Reg::IntStatus, 0, valid(bits)?)?)
+        self.registers.write(Reg::IntStatus, 0, valid(bits)?)?;
+        // A clear that is still on its way would swallow a bell that rings after the caller has looked (Linux
+        // `ntb_transport_rxc_db` reads the register back for the same reason).
+        self.registers.read(Reg::IntStatus, 0)?;
+        Ok(())
     }
 
     fn doorbell_mask(&self) -> u64 {
