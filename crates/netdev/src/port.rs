@@ -141,13 +141,13 @@ pub fn open_cells(bridge: Arc<dyn Bridge>, options: &PortOptions) -> Result<Vec<
     Ok(links)
 }
 
-/// The largest ring of which so many fit into the window, if it carries the frame; at least four of the longest frames are to fit.
+/// The largest ring of which so many fit into the window, if it carries the frame; at least two of the longest frames are to fit.
 fn ring(profile: Profile, window_bytes: usize, queues: u16, frame_bytes: usize) -> Option<Geometry> {
     const FAST_CELL_BYTES: u32 = 4096;
     // The directory of channels, and the words before each ring.
     let share = window_bytes.saturating_sub(4096).checked_div(queues.into())?.saturating_sub(4096);
     let fits = |geometry: &Geometry| {
-        geometry.region_bytes() <= share && geometry.longest_frame() >= frame_bytes.saturating_mul(4)
+        geometry.region_bytes() <= share && geometry.longest_frame() >= frame_bytes.saturating_mul(2)
     };
     match profile {
         Profile::Fast => (1..=14)

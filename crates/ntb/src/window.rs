@@ -126,6 +126,10 @@ impl Window for Outbound {
         }
     }
 
+    fn as_memory(&self) -> Option<&dyn Memory> {
+        self.memory().map(|memory| -> &dyn Memory { &**memory })
+    }
+
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
         let offset = self.check(at, data.len())?;
         match &self.way {

@@ -40,7 +40,7 @@ fn every_frame_arrives(mode: WindowMode, profile: Profile, frames: u32) {
         for (from, to) in [(&a, &b), (&b, &a)] {
             scope.spawn(move || (0..frames).for_each(|number| from.sends(&frame(number))));
             scope.spawn(move || {
-                (0..frames).for_each(|number| assert_eq!(to.receives(), frame(number), "{number}"))
+                (0..frames).for_each(|number| assert_eq!(to.receives(), frame(number), "{number}"));
             });
         }
     });
@@ -100,7 +100,7 @@ fn what_had_arrived_before_the_link_went_down_is_still_delivered() {
     let bridges = bridges(WindowMode::Direct);
     let [a, b] = offers(1500, Offload::None).map(options);
     let (mut a, mut b) = (open_one(&bridges[0], &a), open_one(&bridges[1], &b));
-    until(|| [&mut a, &mut b].map(|end| end_is_up(end)) == [true, true]);
+    until(|| [&mut a, &mut b].map(end_is_up) == [true, true]);
     for number in 0..100 {
         assert_eq!(a.send(&frame(number)), Sent::Taken);
     }
@@ -115,7 +115,8 @@ fn what_had_arrived_before_the_link_went_down_is_still_delivered() {
     assert!(matches!(b.state().unwrap(), LinkState::Up { .. }), "what has come is not given up");
     assert_eq!(b.send(&[0; 60]), Sent::Down);
     for number in 0..100 {
-        assert_eq!(b.receive().map(<[u8]>::to_vec), Some(frame(number)));
+        let received = b.receive().map(<[u8]>::to_vec);
+        assert!(received == Some(frame(number)), "{number}: {:?}", b.ended);
     }
     assert_eq!(b.receive(), None);
     assert_eq!(b.state().unwrap(), LinkState::Down);
@@ -172,7 +173,7 @@ fn ends_that_do_not_fit_stay_down_and_meet_when_one_gives_way() {
     drop(wrong);
     a.offer.mac = right;
     let mut mended = open_one(&bridges[0], &a);
-    until(|| [&mut mended, &mut other].map(|end| end_is_up(end)) == [true, true]);
+    until(|| [&mut mended, &mut other].map(end_is_up) == [true, true]);
 }
 
 #[test]
