@@ -8,7 +8,6 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use twin::{Setup, WindowSize};
@@ -131,21 +130,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     };
     let overlay = arguments.overlay_for(modes)?;
     // Before the sockets appear: whoever sees one may send SIGTERM.
-    let stop = stop_signal().context("SIGTERM and SIGINT cannot be watched")?;
+    let stop = crate::stop::on_signal().context("SIGTERM and SIGINT cannot be watched")?;
     let mut server = Server::bind(&options)?;
     announce(arguments, overlay.as_deref())?;
     server.run(stop.as_fd())?;
     tracing::info!("stopped");
     Ok(Outcome::Done)
-}
-
-/// A descriptor that becomes readable when the twin should end.
-pub(crate) fn stop_signal() -> std::io::Result<UnixStream> {
-    let (stop, on_signal) = UnixStream::pair()?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::low_level::pipe::register(signal, on_signal.try_clone()?)?;
-    }
-    Ok(stop)
 }
 
 /// Says where the ports are and how a QEMU gets there. A closed stdout is no reason not to serve.
