@@ -146,8 +146,8 @@ impl Pair {
         let windows = self.plan.options.windows;
         let wrong = misattached(&self.twin.status()?.ports, windows);
         if wrong.is_empty() {
-            let engines = self.guests.iter().filter(|_| self.plan.options.dma);
-            return engines.map(steps::load_engine).collect();
+            let mut engines = self.guests.iter().filter(|_| self.plan.options.dma);
+            return engines.try_for_each(steps::load_engine);
         }
         let logs = Side::BOTH.map(|side| tail(&self.plan.log(&format!("qemu-{side}")), 5)).join("\n");
         // Its own command line heads each log.

@@ -61,7 +61,7 @@ impl SharedFile {
     /// When it cannot be opened for loads and stores, or is no file of sysfs.
     pub fn bar(path: &Path) -> io::Result<Self> {
         let fd = OwnedFd::from(File::options().read(true).write(true).open(path)?);
-        if i64::from(fstatfs(&fd)?.f_type) != SYSFS {
+        if fstatfs(&fd)?.f_type != SYSFS {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file of sysfs"));
         }
         let stat = fstat(&fd)?;
@@ -151,6 +151,14 @@ mod tests {
         let mut disk = tempfile::tempfile().unwrap();
         disk.write_all(&[0; 4096]).unwrap();
         assert!(matches!(SharedFile::accept(disk.into(), 4096), Err(Unfit::Unsealable(_))));
+    }
+
+    #[test]
+    fn only_files_of_sysfs_are_bars() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        for path in [disk.path(), Path::new("/dev/null"), Path::new("/nowhere")] {
+            assert!(SharedFile::bar(path).is_err(), "{}", path.display());
+        }
     }
 
     #[test]
