@@ -1,163 +1,381 @@
-//! Copies from one mapping to another, without a stop in between.
+//! Routines that copy between private memory and memory that others write meanwhile.
+//!
+//! Each is either volatile accesses of whole words or assembly, which the compiler takes for opaque: none of them
+//! assumes that the bytes stay what they are.
 
-use crate::mapping::{Mapping, OutOfBounds};
-
-/// Copies `bytes` bytes from one mapping to another. The ranges may be the same memory: bytes then go upwards, one
-/// after the other, as a DMA engine's do.
+/// How bytes are copied. All routines put the same bytes in the same place; they differ in what they do to caches.
 ///
-/// # Errors
-/// [`OutOfBounds`] when either range leaves its mapping or the target is for loads only; nothing was touched.
-pub fn copy(
-    from: &Mapping,
-    from_at: usize,
-    to: &Mapping,
-    to_at: usize,
-    bytes: usize,
-) -> Result<(), OutOfBounds> {
-    let source = from.range(from_at, bytes)?;
-    let target = to.range_for_stores(to_at, bytes)?;
-    // SAFETY: both ranges are valid for `bytes` bytes while the mappings live (checked by `range`), the target for stores.
-    unsafe { move_up(source, target, bytes) };
-    Ok(())
+/// | routine | what it is | when it pays |
+/// |---|---|---|
+/// | [`Words`](Self::Words) | volatile 8-byte words | up to two cache lines |
+/// | [`Vector`](Self::Vector) | 32-byte AVX2 loads and stores | a few lines; all larger copies where `rep movsb` is slow |
+/// | [`Rep`](Self::Rep) | `rep movsb` | from 512 bytes on processors that have it fast (ERMS) |
+/// | [`Stream`](Self::Stream) | non-temporal stores (AVX2, else SSE2) | a peer on another die, write-combined windows |
+///
+/// A routine that this processor has not got falls back to one that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routine {
+    /// Volatile words of 8 bytes.
+    Words,
+    /// The processor's string move.
+    Rep,
+    /// Vector registers, through the caches.
+    Vector,
+    /// Vector registers, past the caches: a [`Window::flush`](crate::Window::flush) must stand between this copy and
+    /// the store that announces it. Out of shared memory it is the same as [`Vector`](Self::Vector).
+    Stream,
 }
 
-/// Sets `bytes` bytes of a mapping to one value.
-///
-/// # Errors
-/// [`OutOfBounds`], and nothing was stored.
-pub fn fill(to: &Mapping, at: usize, bytes: usize, value: u8) -> Result<(), OutOfBounds> {
-    let target = to.range_for_stores(at, bytes)?;
-    // SAFETY: the range is valid for stores of `bytes` bytes while the mapping lives.
-    unsafe { store_up(target, bytes, value) };
-    Ok(())
-}
+impl Routine {
+    /// Every routine.
+    pub const ALL: [Self; 4] = [Self::Words, Self::Rep, Self::Vector, Self::Stream];
 
-/// The processor's own copy. It is the fastest here from a page to 256 KiB (`cargo bench -p shm`), and others may
-/// write these bytes at any time: an instruction copies whatever it finds, where a Rust copy could not be defined.
-///
-/// # Safety
-/// `from` is valid for reads and `to` for writes of `bytes` bytes; others may access both meanwhile.
-#[cfg(target_arch = "x86_64")]
-unsafe fn move_up(from: *const u8, to: *mut u8, bytes: usize) {
-    // SAFETY: reads and writes exactly the two ranges that the caller vouches for; the direction flag is clear by the
-    // calling convention.
-    unsafe {
-        core::arch::asm!(
-            "rep movsb",
-            inout("rcx") bytes => _,
-            inout("rsi") from => _,
-            inout("rdi") to => _,
-            options(nostack, preserves_flags)
-        );
-    }
-}
-
-/// The same with volatile words, or bytes where the two ranges are not aligned alike.
-///
-/// # Safety
-/// As above.
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn move_up(from: *const u8, to: *mut u8, bytes: usize) {
-    const WORD: usize = size_of::<u64>();
-    let alike = from.addr() % WORD == to.addr() % WORD && from.addr().abs_diff(to.addr()) >= WORD;
-    let mut at = 0;
-    while at < bytes {
-        // SAFETY: `at` < `bytes`, the length of both ranges.
-        let source = unsafe { from.add(at) };
-        // SAFETY: the same.
-        let target = unsafe { to.add(at) };
-        if alike && source.addr() % WORD == 0 && bytes - at >= WORD {
-            // SAFETY: aligned, and a word lies before the end.
-            let word = unsafe { source.cast::<u64>().read_volatile() };
-            // SAFETY: the same.
-            unsafe { target.cast::<u64>().write_volatile(word) };
-            at += WORD;
-        } else {
-            // SAFETY: one byte inside both ranges.
-            let byte = unsafe { source.read_volatile() };
-            // SAFETY: the same.
-            unsafe { target.write_volatile(byte) };
-            at += 1;
+    /// What serves `bytes` bytes best between processors that share a cache: `cargo bench -p shm` shows why.
+    #[must_use]
+    pub fn for_size(bytes: usize) -> Self {
+        match bytes {
+            0..=128 => Self::Words,
+            129..512 => Self::Vector,
+            _ if fast_rep() => Self::Rep,
+            _ => Self::Vector,
         }
     }
 }
 
-/// # Safety
-/// `to` is valid for writes of `bytes` bytes; others may access them meanwhile.
+/// Whether `rep movsb` moves whole lines (ERMS).
 #[cfg(target_arch = "x86_64")]
-unsafe fn store_up(to: *mut u8, bytes: usize, value: u8) {
-    // SAFETY: writes exactly the range that the caller vouches for; the direction flag is clear by the calling convention.
+fn fast_rep() -> bool {
+    is_x86_feature_detected!("ermsb")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn fast_rep() -> bool {
+    false
+}
+
+/// Copies out of shared memory.
+///
+/// # Safety
+/// `from` is valid for reads of `out.len()` bytes; others may write them meanwhile.
+pub(crate) unsafe fn copy_out(routine: Routine, from: *const u8, out: &mut [u8]) {
+    let copied = if out.len() <= WORD {
+        0
+    } else {
+        let routine = if routine == Routine::Stream { Routine::Vector } else { routine };
+        // SAFETY: `from` by the caller, `out` is ours; they do not overlap, since private memory is not shared.
+        unsafe { bulk(routine, out.as_mut_ptr(), from, out.len()) }
+    };
+    let rest = out.get_mut(copied..).unwrap_or_default();
+    // SAFETY: `copied` <= `out.len()`.
+    let from = unsafe { from.add(copied) };
+    // SAFETY: valid for what is left.
+    unsafe { words_out(from, rest) };
+}
+
+/// Copies into shared memory.
+///
+/// # Safety
+/// `to` is valid for writes of `data.len()` bytes; others may read and write them meanwhile.
+pub(crate) unsafe fn copy_in(routine: Routine, to: *mut u8, data: &[u8]) {
+    // Non-temporal stores want whole aligned lines: what comes before the first goes by words.
+    let lead = if routine == Routine::Stream { to.align_offset(LINE).min(data.len()) } else { 0 };
+    let (before, data) = data.split_at(lead);
+    // SAFETY: `before` is the first part of the range.
+    unsafe { words_in(to, before) };
+    // SAFETY: `lead` <= the length of the range.
+    let to = unsafe { to.add(lead) };
+    let copied = if data.len() <= WORD {
+        0
+    } else {
+        // SAFETY: `to` by the caller, `data` is ours; they do not overlap, since private memory is not shared.
+        unsafe { bulk(routine, to, data.as_ptr(), data.len()) }
+    };
+    let rest = data.get(copied..).unwrap_or_default();
+    // SAFETY: `copied` <= `data.len()`.
+    let to = unsafe { to.add(copied) };
+    // SAFETY: valid for what is left.
+    unsafe { words_in(to, rest) };
+}
+
+/// What one turn of the vector loops moves, and the alignment that non-temporal stores are given.
+const TURN: usize = 128;
+const LINE: usize = 64;
+
+/// Copies as much as suits the routine, and says how many bytes that was; words do the rest.
+///
+/// # Safety
+/// `from` is valid for reads and `to` for writes of `len` bytes; they do not overlap. For [`Routine::Stream`] `to` is
+/// aligned to a line, or `len` is less than a turn.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+unsafe fn bulk(routine: Routine, to: *mut u8, from: *const u8, len: usize) -> usize {
+    let turns = len / TURN;
+    match routine {
+        Routine::Words => 0,
+        Routine::Vector if is_x86_feature_detected!("avx2") => {
+            if turns > 0 {
+                // SAFETY: `turns * TURN` <= `len`, and the processor has AVX2.
+                unsafe { vector(to, from, turns) };
+            }
+            turns * TURN
+        }
+        Routine::Stream => {
+            if turns > 0 && is_x86_feature_detected!("avx2") {
+                // SAFETY: `turns * TURN` <= `len`, `to` is aligned, and the processor has AVX2.
+                unsafe { stream(to, from, turns) };
+            } else if turns > 0 {
+                // SAFETY: the same; every x86-64 processor has SSE2.
+                unsafe { stream_sse2(to, from, turns) };
+            }
+            turns * TURN
+        }
+        Routine::Rep | Routine::Vector => {
+            // SAFETY: both ranges are valid for `len` bytes.
+            unsafe { rep(to, from, len) };
+            len
+        }
+    }
+}
+
+#[cfg(any(not(target_arch = "x86_64"), miri))]
+unsafe fn bulk(_routine: Routine, _to: *mut u8, _from: *const u8, _len: usize) -> usize {
+    0
+}
+
+/// # Safety
+/// As [`bulk`].
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+unsafe fn rep(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: the direction flag is clear (the ABI says so), and both ranges are valid.
     unsafe {
-        core::arch::asm!(
-            "rep stosb",
-            inout("rcx") bytes => _,
-            inout("rdi") to => _,
-            in("al") value,
-            options(nostack, preserves_flags)
+        std::arch::asm!("rep movsb", inout("rcx") len => _, inout("rdi") to => _, inout("rsi") from => _,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// # Safety
+/// As [`bulk`], for `turns` times [`TURN`] bytes, at least one, with AVX2.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx2")]
+#[inline(never)] // vzeroupper: a caller may keep nothing in the upper halves, as at every call
+unsafe fn vector(to: *mut u8, from: *const u8, turns: usize) {
+    // SAFETY: the loop moves `turns * TURN` bytes up both ranges and no more.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "vmovdqu {a}, [{from}]",
+            "vmovdqu {b}, [{from} + 32]",
+            "vmovdqu {c}, [{from} + 64]",
+            "vmovdqu {d}, [{from} + 96]",
+            "vmovdqu [{to}], {a}",
+            "vmovdqu [{to} + 32], {b}",
+            "vmovdqu [{to} + 64], {c}",
+            "vmovdqu [{to} + 96], {d}",
+            "add {from}, 128",
+            "add {to}, 128",
+            "dec {turns}",
+            "jnz 2b",
+            "vzeroupper",
+            from = inout(reg) from => _, to = inout(reg) to => _, turns = inout(reg) turns => _,
+            a = out(ymm_reg) _, b = out(ymm_reg) _, c = out(ymm_reg) _, d = out(ymm_reg) _,
+            options(nostack)
         );
     }
 }
 
 /// # Safety
-/// As above.
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn store_up(to: *mut u8, bytes: usize, value: u8) {
-    for at in 0..bytes {
-        // SAFETY: `at` < `bytes`.
-        let target = unsafe { to.add(at) };
+/// As [`vector`], and `to` is aligned to 32 bytes.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx2")]
+#[inline(never)] // vzeroupper: a caller may keep nothing in the upper halves, as at every call
+unsafe fn stream(to: *mut u8, from: *const u8, turns: usize) {
+    // SAFETY: the loop moves `turns * TURN` bytes up both ranges and no more.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "vmovdqu {a}, [{from}]",
+            "vmovdqu {b}, [{from} + 32]",
+            "vmovdqu {c}, [{from} + 64]",
+            "vmovdqu {d}, [{from} + 96]",
+            "vmovntdq [{to}], {a}",
+            "vmovntdq [{to} + 32], {b}",
+            "vmovntdq [{to} + 64], {c}",
+            "vmovntdq [{to} + 96], {d}",
+            "add {from}, 128",
+            "add {to}, 128",
+            "dec {turns}",
+            "jnz 2b",
+            "vzeroupper",
+            from = inout(reg) from => _, to = inout(reg) to => _, turns = inout(reg) turns => _,
+            a = out(ymm_reg) _, b = out(ymm_reg) _, c = out(ymm_reg) _, d = out(ymm_reg) _,
+            options(nostack)
+        );
+    }
+}
+
+/// # Safety
+/// As [`stream`], without AVX2.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+unsafe fn stream_sse2(to: *mut u8, from: *const u8, turns: usize) {
+    // SAFETY: the loop moves `turns * TURN` bytes, two lines a turn, up both ranges and no more.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "movdqu {a}, [{from}]",
+            "movdqu {b}, [{from} + 16]",
+            "movdqu {c}, [{from} + 32]",
+            "movdqu {d}, [{from} + 48]",
+            "movntdq [{to}], {a}",
+            "movntdq [{to} + 16], {b}",
+            "movntdq [{to} + 32], {c}",
+            "movntdq [{to} + 48], {d}",
+            "add {from}, 64",
+            "add {to}, 64",
+            "dec {lines}",
+            "jnz 2b",
+            from = inout(reg) from => _, to = inout(reg) to => _, lines = inout(reg) turns * 2 => _,
+            a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
+            options(nostack)
+        );
+    }
+}
+
+const WORD: usize = size_of::<u64>();
+
+/// How many bytes come before the first aligned word, at most `len`.
+fn head(address: *const u8, len: usize) -> usize {
+    (address.addr().wrapping_neg() % WORD).min(len)
+}
+
+/// Whether an access of `len` bytes at `address` is one machine word of `T`.
+fn is_one<T>(address: *const u8, len: usize) -> bool {
+    len == size_of::<T>() && address.addr().is_multiple_of(size_of::<T>())
+}
+
+/// Copies out of shared memory: small aligned accesses are one load, the rest goes by aligned words.
+///
+/// # Safety
+/// `from` is valid for reads of `out.len()` bytes; others may write them meanwhile.
+unsafe fn words_out(from: *const u8, out: &mut [u8]) {
+    macro_rules! one {
+        ($word:ty) => {
+            if is_one::<$word>(from, out.len()) {
+                // SAFETY: valid by the caller, aligned and of this length (checked).
+                let word = unsafe { from.cast::<$word>().read_volatile() };
+                out.copy_from_slice(&word.to_ne_bytes());
+                return;
+            }
+        };
+    }
+    one!(u8);
+    one!(u16);
+    one!(u32);
+    one!(u64);
+    let (before, rest) = out.split_at_mut(head(from, out.len()));
+    let mut at = from;
+    for byte in before {
+        // SAFETY: inside the range that the caller vouches for.
+        *byte = unsafe { at.read_volatile() };
+        // SAFETY: at most one past that range.
+        at = unsafe { at.add(1) };
+    }
+    let mut words = rest.chunks_exact_mut(WORD);
+    for chunk in &mut words {
+        // SAFETY: inside the range; aligned, since `head` bytes came before.
+        let word = unsafe { at.cast::<u64>().read_volatile() };
+        chunk.copy_from_slice(&word.to_ne_bytes());
+        // SAFETY: at most one past the range.
+        at = unsafe { at.add(WORD) };
+    }
+    for byte in words.into_remainder() {
         // SAFETY: inside the range.
-        unsafe { target.write_volatile(value) };
+        *byte = unsafe { at.read_volatile() };
+        // SAFETY: at most one past the range.
+        at = unsafe { at.add(1) };
+    }
+}
+
+/// Copies into shared memory, the same way.
+///
+/// # Safety
+/// `to` is valid for writes of `data.len()` bytes; others may read and write them meanwhile.
+unsafe fn words_in(to: *mut u8, data: &[u8]) {
+    macro_rules! one {
+        ($word:ty) => {
+            if is_one::<$word>(to, data.len()) {
+                let mut word = [0; size_of::<$word>()];
+                word.copy_from_slice(data);
+                // SAFETY: valid by the caller, aligned and of this length (checked).
+                unsafe { to.cast::<$word>().write_volatile(<$word>::from_ne_bytes(word)) };
+                return;
+            }
+        };
+    }
+    one!(u8);
+    one!(u16);
+    one!(u32);
+    one!(u64);
+    let (before, rest) = data.split_at(head(to, data.len()));
+    let mut at = to;
+    for &byte in before {
+        // SAFETY: inside the range that the caller vouches for.
+        unsafe { at.write_volatile(byte) };
+        // SAFETY: at most one past that range.
+        at = unsafe { at.add(1) };
+    }
+    let (words, after) = rest.as_chunks::<WORD>();
+    for &word in words {
+        // SAFETY: inside the range; aligned, since `head` bytes came before.
+        unsafe { at.cast::<u64>().write_volatile(u64::from_ne_bytes(word)) };
+        // SAFETY: at most one past the range.
+        at = unsafe { at.add(WORD) };
+    }
+    for &byte in after {
+        // SAFETY: inside the range.
+        unsafe { at.write_volatile(byte) };
+        // SAFETY: at most one past the range.
+        at = unsafe { at.add(1) };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Access, SharedFile};
-
-    fn mapping(access: Access) -> Mapping {
-        Mapping::new(&SharedFile::create("test", 8192).unwrap(), 0, 8192, access).unwrap()
-    }
 
     #[test]
-    fn every_alignment_and_length_arrives_and_leaves_the_neighbours() {
-        let (from, to) = (mapping(Access::ReadWrite), mapping(Access::ReadWrite));
-        let data: Vec<u8> = (1..=200).collect();
-        from.write(0, &data).unwrap();
-        for (from_at, to_at, bytes) in (0..9)
-            .flat_map(|from| (0..9).map(move |to| (from, to)))
-            .flat_map(|(from, to)| [0, 1, 7, 8, 9, 64, 100].map(move |bytes| (from, to, bytes)))
-        {
-            fill(&to, 0, 128, 0xEE).unwrap();
-            copy(&from, from_at, &to, to_at, bytes).unwrap();
-            let mut all = [0; 128];
-            to.read(0, &mut all).unwrap();
-            assert_eq!(&all[to_at..to_at + bytes], &data[from_at..from_at + bytes]);
-            let around = all[..to_at].iter().chain(&all[to_at + bytes..]);
-            assert!(around.copied().all(|byte| byte == 0xEE), "{from_at} {to_at} {bytes}");
+    fn every_routine_copies_every_length_and_alignment_and_nothing_else() {
+        let data: Vec<u8> = (0..1200_usize).map(|at| (at * 7 + at / 256).to_le_bytes()[0]).collect();
+        let lengths = (0..80).chain([127, 128, 129, 191, 256, 257, 384, 750, 1000]);
+        for len in lengths {
+            for at in (0..70).step_by(3) {
+                for routine in Routine::ALL {
+                    let mut shared = vec![0xEE_u8; 1400];
+                    // SAFETY: 70 + 1000 < 1400.
+                    let to = unsafe { shared.as_mut_ptr().add(at) };
+                    // SAFETY: the same.
+                    unsafe { copy_in(routine, to, &data[at..at + len]) };
+                    crate::fence::store_fence();
+                    assert_eq!(&shared[at..at + len], &data[at..at + len], "{routine:?} {at} {len}");
+                    let around = shared[..at].iter().chain(&shared[at + len..]);
+                    assert!(around.copied().all(|byte| byte == 0xEE), "{routine:?} {at} {len}");
+                    let mut back = vec![0x11; len];
+                    // SAFETY: the same.
+                    unsafe { copy_out(routine, to, &mut back) };
+                    assert_eq!(back, data[at..at + len], "{routine:?} {at} {len}");
+                }
+            }
         }
     }
 
     #[test]
-    fn ranges_that_overlap_are_copied_upwards() {
-        let memory = mapping(Access::ReadWrite);
-        memory.write(0, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18]).unwrap();
-        copy(&memory, 8, &memory, 0, 8).unwrap();
-        copy(&memory, 0, &memory, 1, 4).unwrap();
-        let mut seen = [0; 8];
-        memory.read(0, &mut seen).unwrap();
-        assert_eq!(seen, [9, 9, 9, 9, 9, 14, 15, 16]);
-    }
-
-    #[test]
-    fn what_leaves_a_mapping_or_may_not_be_stored_touches_nothing() {
-        let (memory, constant) = (mapping(Access::ReadWrite), mapping(Access::Read));
-        for (from_at, to_at, bytes) in [(8190, 0, 3), (0, 8190, 3), (usize::MAX, 0, 2), (0, 0, 8193)] {
-            assert_eq!(copy(&memory, from_at, &memory, to_at, bytes), Err(OutOfBounds));
-        }
-        assert_eq!(copy(&memory, 0, &constant, 0, 1), Err(OutOfBounds));
-        assert_eq!(fill(&constant, 0, 1, 1), Err(OutOfBounds));
-        assert_eq!(fill(&memory, 8192, 1, 1), Err(OutOfBounds));
-        copy(&constant, 0, &memory, 8191, 1).unwrap();
+    #[cfg(target_arch = "x86_64")]
+    fn the_older_streaming_loop_copies_too() {
+        #[repr(align(64))]
+        struct Line([u8; 256]);
+        let data: Vec<u8> = (0..=255).collect();
+        let mut shared = Line([0; 256]);
+        // SAFETY: both have 256 bytes, which is two turns, and the target is aligned.
+        unsafe { stream_sse2(shared.0.as_mut_ptr(), data.as_ptr(), 2) };
+        crate::fence::store_fence();
+        assert_eq!(shared.0, data[..]);
     }
 }

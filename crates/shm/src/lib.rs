@@ -3,7 +3,7 @@
     reason = "UNSAFETY: this crate maps memory that other processes write and touches it by volatile access; it is the main room for unsafe, and everything it offers is safe to call"
 )]
 
-//! Memory shared with somebody: sealed files, mappings, bounds-checked volatile copies.
+//! Memory shared with somebody: sealed files, mappings, windows, bounds-checked volatile copies.
 //!
 //! ```text
 //!   a descriptor from a peer ──SharedFile::accept──▶ sealed against shrinking, long enough
@@ -12,7 +12,10 @@
 //!                          Mapping::new(file, offset, bytes)
 //!                             │
 //!                  read(at, &mut [u8])   write(at, &[u8])      copies; never a reference
-//!                  copy(from, to)                              from one mapping to another, at once
+//!                  transfer(from, to)                          from one mapping to another, at once
+//!                             │
+//!        trait Window: stores towards a peer      trait Memory: loads too, of what is mapped here
+//!        (Mapping, Heap, messaged windows)        (Mapping, Heap)
 //! ```
 //!
 //! **Why never a reference.** The peer may write any byte at any time. A Rust reference to such memory is undefined
@@ -29,11 +32,27 @@
 //! touches nothing; an aligned access of 1, 2, 4 or 8 bytes is one load or store.
 
 mod copy;
+mod fence;
 mod file;
+#[cfg(not(loom))]
+mod heap;
+#[cfg(loom)]
+#[path = "heap_loom.rs"]
+mod heap;
 mod inherit;
 mod mapping;
+mod raw;
+mod transfer;
+mod window;
 
-pub use copy::{copy, fill};
+pub use copy::Routine;
+pub use fence::full_fence;
 pub use file::{SharedFile, Unfit};
+pub use heap::Heap;
 pub use inherit::{NotInherited, take_inherited};
 pub use mapping::{Access, MapError, Mapping, OutOfBounds};
+pub use transfer::{fill, transfer};
+pub use window::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
+
+#[cfg(all(test, not(loom)))]
+mod window_tests;

@@ -1,6 +1,9 @@
 //! A mapped range, and copies into and out of it.
 
+use crate::Routine;
 use crate::SharedFile;
+use crate::raw::Raw;
+use crate::window::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::c_void;
 use std::io;
@@ -53,8 +56,7 @@ pub struct Mapping {
     map: NonNull<u8>,
     map_bytes: usize,
     /// The range that was asked for, inside `map`.
-    base: NonNull<u8>,
-    bytes: usize,
+    range: Raw,
     access: Access,
 }
 
@@ -89,19 +91,21 @@ impl Mapping {
         let map = NonNull::new(address.cast::<u8>()).ok_or_else(range)?;
         // SAFETY: `skip` < one page <= `map_bytes`, the length of the range at `map`.
         let base = unsafe { map.add(skip) };
-        Ok(Self { map, map_bytes, base, bytes: len, access })
+        // SAFETY: `len` bytes from `base` lie in the mapping, which lives as long as `self`; stores ask `access` first.
+        let range = unsafe { Raw::new(base, len) };
+        Ok(Self { map, map_bytes, range, access })
     }
 
     /// Length in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.range.bytes()
     }
 
     /// Where it begins in this process: for arithmetic on places, not for access.
     #[must_use]
     pub fn address(&self) -> usize {
-        self.base.addr().get()
+        self.range.address()
     }
 
     /// Copies from the mapping at `at` into `out`.
@@ -109,10 +113,7 @@ impl Mapping {
     /// # Errors
     /// [`OutOfBounds`], and `out` is unchanged.
     pub fn read(&self, at: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
-        let from = self.range(at, out.len())?;
-        // SAFETY: `from` is valid for `out.len()` bytes while `self` lives (checked by `range`).
-        unsafe { copy_out(from, out) };
-        Ok(())
+        self.range.read(Routine::for_size(out.len()), at, out).map_err(|_| OutOfBounds)
     }
 
     /// Copies `data` into the mapping at `at`.
@@ -120,10 +121,15 @@ impl Mapping {
     /// # Errors
     /// [`OutOfBounds`], and nothing was stored.
     pub fn write(&self, at: usize, data: &[u8]) -> Result<(), OutOfBounds> {
-        let to = self.range_for_stores(at, data.len())?;
-        // SAFETY: `to` is valid and writable for `data.len()` bytes while `self` lives.
-        unsafe { copy_in(to, data) };
-        Ok(())
+        if self.access != Access::ReadWrite {
+            return Err(OutOfBounds);
+        }
+        self.range.write(Routine::for_size(data.len()), at, data).map_err(|_| OutOfBounds)
+    }
+
+    /// Where `len` bytes at `at` are.
+    pub(crate) fn range(&self, at: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
+        self.range.range(at, len).map_err(|_| OutOfBounds)
     }
 
     /// Where `len` bytes at `at` are, if they may be stored to.
@@ -131,14 +137,69 @@ impl Mapping {
         if self.access == Access::ReadWrite { self.range(at, len) } else { Err(OutOfBounds) }
     }
 
-    /// Where `len` bytes at `at` are.
-    pub(crate) fn range(&self, at: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
-        let end = at.checked_add(len).ok_or(OutOfBounds)?;
-        if end > self.bytes {
-            return Err(OutOfBounds);
+    fn writable(&self) -> Result<&Raw, WindowError> {
+        match self.access {
+            Access::ReadWrite => Ok(&self.range),
+            Access::Read => Err(WindowError::ReadOnly),
         }
-        // SAFETY: `at` <= `self.bytes`, the length of the range at `base`.
-        Ok(unsafe { self.base.as_ptr().add(at) })
+    }
+}
+
+impl Window for Mapping {
+    fn bytes(&self) -> usize {
+        self.range.bytes()
+    }
+
+    fn kind(&self) -> WindowKind {
+        WindowKind::Mapped
+    }
+
+    fn as_memory(&self) -> Option<&dyn Memory> {
+        Some(self)
+    }
+
+    fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
+        self.writable()?.write(Routine::for_size(data.len()), at, data)
+    }
+
+    fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
+        self.writable()?.write(routine, at, data)
+    }
+
+    fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
+        self.writable()?.store_u32(at, value, order)
+    }
+
+    fn store_u64(&self, at: usize, value: u64, order: StoreOrder) -> Result<(), WindowError> {
+        self.writable()?.store_u64(at, value, order)
+    }
+
+    fn flush(&self) -> Result<(), WindowError> {
+        crate::fence::store_fence();
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), WindowError> {
+        crate::full_fence();
+        Ok(())
+    }
+}
+
+impl Memory for Mapping {
+    fn read(&self, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
+        self.range.read(Routine::for_size(out.len()), at, out)
+    }
+
+    fn read_by(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
+        self.range.read(routine, at, out)
+    }
+
+    fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {
+        self.range.load_u32(at, order)
+    }
+
+    fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
+        self.range.load_u64(at, order)
     }
 }
 
@@ -148,104 +209,6 @@ impl Drop for Mapping {
         // SAFETY: exactly the range that `new` mapped; every pointer into it died with `self`.
         let unmapped = unsafe { munmap(address, self.map_bytes) };
         debug_assert!(unmapped.is_ok(), "munmap of a range that mmap returned");
-    }
-}
-
-const WORD: usize = size_of::<u64>();
-
-/// How many bytes come before the first aligned word, at most `len`.
-fn head(address: *const u8, len: usize) -> usize {
-    (address.addr().wrapping_neg() % WORD).min(len)
-}
-
-/// Whether an access of `len` bytes at `address` is one machine word of `T`.
-fn is_one<T>(address: *const u8, len: usize) -> bool {
-    len == size_of::<T>() && address.addr().is_multiple_of(size_of::<T>())
-}
-
-/// Copies out of shared memory: small aligned accesses are one load, the rest goes by aligned words.
-///
-/// # Safety
-/// `from` is valid for reads of `out.len()` bytes; others may write them meanwhile.
-unsafe fn copy_out(from: *const u8, out: &mut [u8]) {
-    macro_rules! one {
-        ($word:ty) => {
-            if is_one::<$word>(from, out.len()) {
-                // SAFETY: valid by the caller, aligned and of this length (checked).
-                let word = unsafe { from.cast::<$word>().read_volatile() };
-                out.copy_from_slice(&word.to_ne_bytes());
-                return;
-            }
-        };
-    }
-    one!(u8);
-    one!(u16);
-    one!(u32);
-    one!(u64);
-    let (before, rest) = out.split_at_mut(head(from, out.len()));
-    let mut at = from;
-    for byte in before {
-        // SAFETY: inside the range that the caller vouches for.
-        *byte = unsafe { at.read_volatile() };
-        // SAFETY: at most one past that range.
-        at = unsafe { at.add(1) };
-    }
-    let mut words = rest.chunks_exact_mut(WORD);
-    for chunk in &mut words {
-        // SAFETY: inside the range; aligned, since `head` bytes came before.
-        let word = unsafe { at.cast::<u64>().read_volatile() };
-        chunk.copy_from_slice(&word.to_ne_bytes());
-        // SAFETY: at most one past the range.
-        at = unsafe { at.add(WORD) };
-    }
-    for byte in words.into_remainder() {
-        // SAFETY: inside the range.
-        *byte = unsafe { at.read_volatile() };
-        // SAFETY: at most one past the range.
-        at = unsafe { at.add(1) };
-    }
-}
-
-/// Copies into shared memory, the same way.
-///
-/// # Safety
-/// `to` is valid for writes of `data.len()` bytes; others may read and write them meanwhile.
-unsafe fn copy_in(to: *mut u8, data: &[u8]) {
-    macro_rules! one {
-        ($word:ty) => {
-            if is_one::<$word>(to, data.len()) {
-                let mut word = [0; size_of::<$word>()];
-                word.copy_from_slice(data);
-                // SAFETY: valid by the caller, aligned and of this length (checked).
-                unsafe { to.cast::<$word>().write_volatile(<$word>::from_ne_bytes(word)) };
-                return;
-            }
-        };
-    }
-    one!(u8);
-    one!(u16);
-    one!(u32);
-    one!(u64);
-    let (before, rest) = data.split_at(head(to, data.len()));
-    let mut at = to;
-    for &byte in before {
-        // SAFETY: inside the range that the caller vouches for.
-        unsafe { at.write_volatile(byte) };
-        // SAFETY: at most one past that range.
-        at = unsafe { at.add(1) };
-    }
-    let (words, after) = rest.as_chunks::<WORD>();
-    for &word in words {
-        // SAFETY: inside the range; aligned, since `head` bytes came before.
-        unsafe { at.cast::<u64>().write_volatile(u64::from_ne_bytes(word)) };
-        // SAFETY: at most one past the range.
-        at = unsafe { at.add(WORD) };
-    }
-    for &byte in after {
-        // SAFETY: inside the range.
-        unsafe { at.write_volatile(byte) };
-        // SAFETY: at most one past the range.
-        at = unsafe { at.add(1) };
     }
 }
 

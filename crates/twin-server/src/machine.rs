@@ -45,7 +45,8 @@ pub struct Machine {
 /// What a session's reply waits for.
 #[derive(Debug, Clone, Copy, Default)]
 struct Wait {
-    /// The overlays, which have to follow. The other host does not wait for an overlay that is slow.
+    /// The overlays, which have to follow. The other host does not wait for an overlay that is slow, save when the link
+    /// comes up: that opens windows of both.
     overlays: bool,
     /// The piece with this number: it was planned before the message.
     piece: Option<u64>,
@@ -124,6 +125,17 @@ impl Machine {
         self.settle();
     }
 
+    /// What has happened since the last call, for those who watch. Whoever drives a machine takes it now and then.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// When the model wants to be called; `None`: not before somebody does something.
+    #[must_use]
+    pub fn due(&self) -> Option<Time> {
+        self.timer
+    }
+
     /// How long nothing needs to happen; `None`: until somebody does something.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
@@ -164,6 +176,12 @@ impl Machine {
         }
     }
 
+    /// Whether a port's reply has to wait: what its host did is not done yet.
+    #[must_use]
+    pub fn holds_port(&self, side: Side) -> bool {
+        self.holds(Seat::Port(side))
+    }
+
     /// Whether a session's reply has to wait.
     pub(crate) fn holds(&self, seat: Seat) -> bool {
         let Some(wait) = self.waits.get(seat.index()) else { return false };
@@ -172,7 +190,10 @@ impl Machine {
     }
 
     /// A process's overlay has introduced itself.
-    pub(crate) fn admit_overlay(&mut self, pid: u32, stream: UnixStream) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When there are too many, or the stream cannot be used.
+    pub fn admit_overlay(&mut self, pid: u32, stream: UnixStream) -> io::Result<()> {
         let verdict = self.windows.admit(pid, stream, &self.hosts)?;
         self.punish(verdict);
         self.settle();
@@ -201,15 +222,21 @@ impl Machine {
     }
 
     /// An overlay has something to read, to write, or is late.
-    pub(crate) fn serve_overlay(&mut self, pid: u32) {
+    pub fn serve_overlay(&mut self, pid: u32) {
         let verdict = self.windows.service(pid, &mut self.hosts);
         self.replan = true;
         self.punish(verdict);
         self.settle();
     }
 
+    /// Whether an order for an overlay waits to be sent, and when the earliest of those under way is late.
+    #[must_use]
+    pub fn overlay_state(&self) -> (bool, Option<Instant>) {
+        (self.windows.overlays().any(|(_, _, wants_write)| wants_write), self.windows.deadline())
+    }
+
     /// Overlays that have not answered in time are given up.
-    pub(crate) fn expire_overlays(&mut self) {
+    pub fn expire_overlays(&mut self) {
         let verdict = self.windows.expire(&mut self.hosts);
         if !verdict.untrusted.is_empty() {
             self.replan = true;
@@ -230,6 +257,14 @@ impl Machine {
                 Effect::Timer(at) => self.timer = at,
                 Effect::Link(state) => {
                     self.link_since = now;
+                    if state == LinkState::Up {
+                        // Windows that were set up before open now. Who reads that the link is up finds them open.
+                        for seat in [Seat::Port(Side::A), Seat::Port(Side::B)] {
+                            if let Some(wait) = self.waits.get_mut(seat.index()) {
+                                wait.overlays = true;
+                            }
+                        }
+                    }
                     let state = match state {
                         LinkState::Down => control::LinkState::Down,
                         LinkState::Training { .. } => control::LinkState::Training,

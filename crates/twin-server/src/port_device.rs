@@ -2,6 +2,8 @@
 
 use crate::machine::{Location, Machine};
 use crate::seat::Seat;
+use crate::windows::WindowMode;
+use control::WindowClass;
 use ntb_spec::{MSIX_VECTORS, WINDOWS, bar0, config};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -20,6 +22,14 @@ impl<'a> PortDevice<'a> {
     /// The caller says that it acts.
     pub(crate) fn new(machine: &'a mut Machine, side: Side) -> Self {
         Self { machine, side }
+    }
+
+    /// Whether a region is memory that the peer's region is too, so that nothing is translated.
+    #[must_use]
+    pub fn is_shared(&self, index: RegionIndex) -> bool {
+        let Some(Location::Window(window)) = Machine::place(index) else { return false };
+        let (mode, class) = self.machine.windows.mode((self.side, window));
+        mode == WindowMode::Shared && class == WindowClass::Mapped
     }
 }
 

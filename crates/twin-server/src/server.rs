@@ -344,7 +344,7 @@ impl Server {
     /// Hands what has happened to everybody who watches, and drops the connections that are over.
     fn tell_watchers(&mut self) {
         let mut news = Vec::new();
-        for event in self.machine.events.drain(..) {
+        for event in self.machine.take_events() {
             if self.connections.iter().any(Connection::is_watching) {
                 // None of these types fails to serialise.
                 news.extend(encode(&Reply::Event(event)).unwrap_or_default());

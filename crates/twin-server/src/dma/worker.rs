@@ -34,7 +34,7 @@ impl Run {
     /// Copies it.
     pub(crate) fn carry_out(&self) -> Result<(), OutOfBounds> {
         match &self.from {
-            From::Memory(from, at) => shm::copy(from, *at, &self.to, self.to_at, self.bytes),
+            From::Memory(from, at) => shm::transfer(from, *at, &self.to, self.to_at, self.bytes),
             From::Ones => shm::fill(&self.to, self.to_at, self.bytes, 0xFF),
         }
     }

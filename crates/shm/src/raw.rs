@@ -1,0 +1,96 @@
+//! An address range that somebody else may write at any time, and every way in which this crate touches it.
+//!
+//! Rust has no settled model for memory shared with a process that is not trusted (unsafe-code-guidelines #152 calls
+//! volatile access least bad, #607 is open). Our choice, once, for the whole house: payload by volatile loads and
+//! stores into and out of private memory, control words by short-lived atomics, always of the same width.
+
+use crate::copy::{Routine, copy_in, copy_out};
+use crate::window::{LoadOrder, StoreOrder, WindowError};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// `bytes` bytes at `base` that stay valid for loads, and for stores unless the owner checks that first, while the
+/// owner lives.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Raw {
+    /// # Safety
+    /// The range is valid as the type says until the value is dropped.
+    pub(crate) unsafe fn new(base: NonNull<u8>, bytes: usize) -> Self {
+        Self { base, bytes }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn address(&self) -> usize {
+        self.base.addr().get()
+    }
+
+    pub(crate) fn read(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
+        let from = self.range(at, out.len())?;
+        // SAFETY: `from` is valid for `out.len()` bytes while `self` lives (checked by `range`).
+        unsafe { copy_out(routine, from, out) };
+        Ok(())
+    }
+
+    pub(crate) fn write(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
+        let to = self.range(at, data.len())?;
+        // SAFETY: `to` is valid for `data.len()` bytes while `self` lives (checked by `range`).
+        unsafe { copy_in(routine, to, data) };
+        Ok(())
+    }
+
+    pub(crate) fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {
+        let word = self.word::<u32>(at)?;
+        // SAFETY: valid and aligned (checked by `word`); the reference lives for this one load.
+        let word = unsafe { AtomicU32::from_ptr(word) };
+        Ok(u32::from_le(word.load(order.into())))
+    }
+
+    pub(crate) fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
+        let word = self.word::<u64>(at)?;
+        // SAFETY: valid and aligned (checked by `word`); the reference lives for this one load.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        Ok(u64::from_le(word.load(order.into())))
+    }
+
+    pub(crate) fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
+        let word = self.word::<u32>(at)?;
+        // SAFETY: valid and aligned (checked by `word`); the reference lives for this one store.
+        let word = unsafe { AtomicU32::from_ptr(word) };
+        word.store(value.to_le(), order.into());
+        Ok(())
+    }
+
+    pub(crate) fn store_u64(&self, at: usize, value: u64, order: StoreOrder) -> Result<(), WindowError> {
+        let word = self.word::<u64>(at)?;
+        // SAFETY: valid and aligned (checked by `word`); the reference lives for this one store.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        word.store(value.to_le(), order.into());
+        Ok(())
+    }
+
+    /// Where `len` bytes at `at` are.
+    pub(crate) fn range(&self, at: usize, len: usize) -> Result<*mut u8, WindowError> {
+        let end = at.checked_add(len).ok_or(WindowError::OutOfBounds)?;
+        if end > self.bytes {
+            return Err(WindowError::OutOfBounds);
+        }
+        // SAFETY: `at` <= `self.bytes`, the length of the range at `base`.
+        Ok(unsafe { self.base.as_ptr().add(at) })
+    }
+
+    fn word<T>(&self, at: usize) -> Result<*mut T, WindowError> {
+        let word = self.range(at, size_of::<T>())?.cast::<T>();
+        if !word.is_aligned() {
+            return Err(WindowError::Misaligned);
+        }
+        Ok(word)
+    }
+}
