@@ -3,9 +3,9 @@
 use crate::link::Link;
 use crate::port::Port;
 use crate::{Counters, Effect, LinkState, Register, Setup, Side, Time};
-use ntb_spec::LINK_SOURCE;
 use ntb_spec::bar0::{self, Reg};
 use ntb_spec::table::{Access, Hit};
+use ntb_spec::{LINK_SOURCE, config};
 
 /// The whole device: two ports, one link.
 #[derive(Debug)]
@@ -45,18 +45,22 @@ impl Twin {
         Self { a: Port::new(Side::A, setup), b: Port::new(Side::B, setup), link: Link::new(setup.training) }
     }
 
-    fn port(&self, side: Side) -> &Port {
+    pub(crate) fn port(&self, side: Side) -> &Port {
         match side {
             Side::A => &self.a,
             Side::B => &self.b,
         }
     }
 
-    fn port_mut(&mut self, side: Side) -> &mut Port {
+    pub(crate) fn port_mut(&mut self, side: Side) -> &mut Port {
         match side {
             Side::A => &mut self.a,
             Side::B => &mut self.b,
         }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.link.is_up()
     }
 
     // --- events -----------------------------------------------------------------------------------------------
@@ -117,7 +121,11 @@ impl Twin {
         // of its own side.
         for side in Side::BOTH {
             let up = self.link.is_up();
-            self.port_mut(side).set_link(up);
+            let port = self.port_mut(side);
+            port.set_link(up);
+            if let Some(messages) = port.messages.as_mut().filter(|_| !up) {
+                messages.drop_all();
+            }
             effects.push(Effect::Translation { side });
         }
         for side in [first, first.peer()] {
@@ -161,6 +169,10 @@ impl Twin {
 
     /// A read of BAR 0. Returns whether it hit a register; if not, `out` is all ones.
     pub fn bar0_read(&mut self, side: Side, offset: u32, out: &mut [u8]) -> bool {
+        if self.is_message(side, offset, out.len()) {
+            self.message_read(side, offset, out);
+            return true;
+        }
         let Some(hit) = self.decode(side, offset, out.len()) else {
             out.fill(0xFF);
             return false;
@@ -191,6 +203,10 @@ impl Twin {
         data: &[u8],
         effects: &mut Vec<Effect>,
     ) -> bool {
+        if self.is_message(side, offset, data.len()) {
+            self.message_write(side, offset, data, effects);
+            return true;
+        }
         let Some(hit) = self.decode(side, offset, data.len()) else { return false };
         match (hit.row.access, hit.row.reg) {
             (Access::Strobe, _) => {
@@ -337,6 +353,22 @@ impl Twin {
     #[must_use]
     pub fn msix_enabled(&self, side: Side) -> bool {
         self.port(side).function.msix_enabled()
+    }
+
+    /// Where a port's host has put a BAR, while the port decodes memory: its first bus address and its size in bytes.
+    /// BARs 0, 2 and 4 are there; an address of 0 is none.
+    #[must_use]
+    pub fn bar_range(&self, side: Side, bar: u8) -> Option<(u64, u64)> {
+        let port = self.port(side);
+        let bytes = match bar {
+            0 => u64::from(bar0::BYTES),
+            2 => port.window_bytes(0),
+            4 => port.window_bytes(1),
+            _ => return None,
+        };
+        let dword = config::BAR.saturating_add(u32::from(bar).saturating_mul(4));
+        let first = port.function.registers.get(dword, 8) & !0xF;
+        (port.function.memory_enabled() && first != 0).then_some((first, bytes))
     }
 
     /// Size of a window in bytes.

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use twin::{Setup, Side};
-use twin_server::{Endpoint, Options, RunError, Server, WindowMode};
+use twin_server::{Endpoint, Modes, Options, RunError, Server, WindowMode};
 use vfio_user::client::{Client, ClientError};
 use vfio_user::wire::{Capabilities, DmaAddr, DmaMap, IrqIndex, RegionIndex};
 
@@ -52,7 +52,9 @@ impl House {
             ports: [at("a"), at("b")],
             control: Some(at("control")),
             setup,
-            modes: [WindowMode::Trap; 2],
+            modes: Modes::default(),
+            ram_mapped: [false; 2],
+            engines: [Some(at("dma-a")), Some(at("dma-b"))],
             trace: None,
         };
         let (stop, stopped) = UnixStream::pair().unwrap();
@@ -70,9 +72,18 @@ impl House {
     /// A twin in a process of its own, with that mode for every window: what an overlay of this process replaces, it replaces
     /// for the whole process, and a twin's mappings are not a host's.
     pub(crate) fn apart(mode: WindowMode) -> Self {
+        Self::apart_with(mode, false)
+    }
+
+    /// The same; somebody else may map host b's memory.
+    pub(crate) fn apart_with(mode: WindowMode, ram_mapped: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (stop, stopped) = UnixStream::pair().unwrap();
-        let child = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        if ram_mapped {
+            command.env(APART_RAM_MAPPED, "b");
+        }
+        let child = command
             .args(["--exact", "house::a_twin_apart"])
             .env(APART, directory.path())
             .env(APART_MODE, mode.to_string())
@@ -102,6 +113,13 @@ impl House {
         self.directory.path().join(match side {
             Side::A => "a",
             Side::B => "b",
+        })
+    }
+
+    pub(crate) fn engine_socket(&self, side: Side) -> PathBuf {
+        self.directory.path().join(match side {
+            Side::A => "dma-a",
+            Side::B => "dma-b",
         })
     }
 
@@ -227,6 +245,8 @@ impl Drop for House {
 /// The environment of a twin apart: its directory and its mode.
 const APART: &str = "ISTHMUS_TEST_TWIN";
 const APART_MODE: &str = "ISTHMUS_TEST_MODE";
+/// Set: somebody maps host b's memory.
+const APART_RAM_MAPPED: &str = "ISTHMUS_TEST_RAM_MAPPED";
 
 /// Not a test but the body of a twin's process; among the tests it does nothing.
 #[test]
@@ -235,8 +255,11 @@ fn a_twin_apart() {
     let mode: WindowMode = std::env::var(APART_MODE).unwrap().parse().unwrap();
     let at = |name: &str| Endpoint::Path(directory.join(name));
     let setup = Setup { training: Duration::from_millis(20), ..Setup::default() };
-    let (ports, control, modes) = ([at("a"), at("b")], Some(at("control")), [mode; 2]);
-    let mut server = Server::bind(&Options { ports, control, setup, modes, trace: None }).unwrap();
+    let (ports, control, modes) = ([at("a"), at("b")], Some(at("control")), [[mode; 2]; 2]);
+    let engines = [Some(at("dma-a")), Some(at("dma-b"))];
+    let ram_mapped = [false, std::env::var_os(APART_RAM_MAPPED).is_some()];
+    let options = Options { ports, engines, control, setup, modes, ram_mapped, trace: None };
+    let mut server = Server::bind(&options).unwrap();
     server.run(std::io::stdin().as_fd()).unwrap();
 }
 
@@ -256,6 +279,12 @@ impl Ram {
 
     pub(crate) fn get<const N: usize>(&self, at: u64) -> [u8; N] {
         let mut out = [0; N];
+        self.0.read_exact_at(&mut out, at).unwrap();
+        out
+    }
+
+    pub(crate) fn bytes(&self, at: u64, bytes: usize) -> Vec<u8> {
+        let mut out = vec![0; bytes];
         self.0.read_exact_at(&mut out, at).unwrap();
         out
     }

@@ -3,11 +3,15 @@
 
 mod any_sequence;
 mod control_socket;
+mod engine;
+mod engine_copies;
+mod engine_trouble;
 mod hostile_load;
 mod hostile_memory;
 mod hostile_messages;
 mod house;
 mod leaks;
+mod mapped_engine;
 mod mapped_trouble;
 mod mapped_windows;
 mod two_hosts;
