@@ -16,14 +16,6 @@ pub enum Placement {
 }
 
 impl Placement {
-    /// What a round trip of one cache line says about it, in nanoseconds.
-    ///
-    /// Cores of one cache take up to 200, dies and sockets 300 and more (crate `shm`, bench `copies`).
-    #[must_use]
-    pub fn of_round_trip(nanoseconds: u64) -> Self {
-        if nanoseconds < 250 { Self::Near } else { Self::Far }
-    }
-
     /// The routine for a copy of so many bytes.
     fn routine(self, bytes: usize) -> Routine {
         match self {
@@ -146,10 +138,9 @@ mod tests {
         let near = Carrier::new(Placement::Near);
         assert_eq!(near.way(64, 2040), Way::Cached(Routine::Words));
         assert!(matches!(near.way(1 << 20, 2040), Way::Cached(Routine::Rep | Routine::Vector)));
-        let far = Carrier::new(Placement::of_round_trip(500));
+        let far = Carrier::new(Placement::Far);
         assert_eq!(far.way(64, 2040), Way::Cached(Routine::Words));
         assert_eq!(far.way(512, 2040), Way::Streamed);
         assert_eq!(Carrier::new(Placement::Bridge).way(128, 2040), Way::Streamed);
-        assert_eq!(Placement::of_round_trip(120), Placement::Near);
     }
 }
