@@ -79,7 +79,7 @@ struct Slot {
     /// The window's own memory in *alias* mode.
     own: Option<Memory>,
     actual: View,
-    /// What of the receiver's memory is the window's own, by file.
+    /// What of the receiver's memory it sees as a window's, by file: until it got that back, or is gone.
     replaced: Replaced,
     /// Bus address of what is replaced.
     replaced_at: u64,
@@ -240,6 +240,7 @@ impl Windows {
                 }
             } else {
                 slot.abandon();
+                slot.replaced = Replaced::default();
             }
         }
         // The next host is none of the last one's business.
@@ -491,7 +492,6 @@ impl Windows {
                 // Nobody knows how far it came, and to try again would go on for ever.
                 slot.own = None;
                 slot.actual.replaced.clear();
-                slot.replaced = Replaced::default();
             }
             verdict.untrusted.push(actor);
             return verdict;
@@ -523,7 +523,6 @@ impl Slot {
         }
         if under_way || !self.actual.replaced.is_empty() {
             self.actual.replaced.clear();
-            self.replaced = Replaced::default();
             self.own = None;
         }
     }
