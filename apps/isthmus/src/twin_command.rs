@@ -8,7 +8,6 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use twin::{Setup, WindowSize};
@@ -64,6 +63,9 @@ pub(crate) struct Arguments {
     /// How long the link trains before it is up, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 100)]
     training_ms: u64,
+    /// Give both ports message registers: four each way, at 0x8000 of BAR 0. No hardware has them
+    #[arg(long)]
+    messages: bool,
     /// Write every register access to this file; `isthmus trace` reads it
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
@@ -115,6 +117,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         setup: Setup {
             windows: [arguments.mw_size; 2],
             training: Duration::from_millis(arguments.training_ms),
+            messages: arguments.messages,
         },
         modes,
         ram_mapped: match arguments.ram_mapped {
@@ -127,21 +130,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     };
     let overlay = arguments.overlay_for(modes)?;
     // Before the sockets appear: whoever sees one may send SIGTERM.
-    let stop = stop_signal().context("SIGTERM and SIGINT cannot be watched")?;
+    let stop = crate::stop::on_signal().context("SIGTERM and SIGINT cannot be watched")?;
     let mut server = Server::bind(&options)?;
     announce(arguments, overlay.as_deref())?;
     server.run(stop.as_fd())?;
     tracing::info!("stopped");
     Ok(Outcome::Done)
-}
-
-/// A descriptor that becomes readable when the twin should end.
-fn stop_signal() -> std::io::Result<UnixStream> {
-    let (stop, on_signal) = UnixStream::pair()?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::low_level::pipe::register(signal, on_signal.try_clone()?)?;
-    }
-    Ok(stop)
 }
 
 /// Says where the ports are and how a QEMU gets there. A closed stdout is no reason not to serve.
@@ -165,7 +159,7 @@ fn announce(arguments: &Arguments, overlay: Option<&Path>) -> anyhow::Result<()>
         let control = arguments.control.as_ref().map(Endpoint::to_string);
         let object = json!({
             "pid": std::process::id(), "ports": ports, "control": control, "environment": environment,
-            "window": arguments.window.iter().map(ToString::to_string).collect::<Vec<_>>(), "mw_bytes": arguments.mw_size.bytes(), "training_ms": arguments.training_ms,
+            "window": arguments.window.iter().map(ToString::to_string).collect::<Vec<_>>(), "mw_bytes": arguments.mw_size.bytes(), "training_ms": arguments.training_ms, "messages": arguments.messages,
         });
         text.push_str(&serde_json::to_string(&object)?);
     } else {
