@@ -56,6 +56,7 @@
 pub mod addresses;
 mod bridge;
 pub mod conformance;
+pub mod dma;
 mod error;
 mod events;
 mod function;
