@@ -51,6 +51,11 @@ fn without_guests(ci: bool, nextest: bool) -> Vec<Step> {
             work: Work::Cargo(Cargo::new("test --workspace --locked --doc").minutes(5)),
             advice: "An example in a comment does not do what it says.",
         },
+        Step {
+            name: "features",
+            work: Work::Cargo(Cargo::new("test -p ntb --features tokio --test tokio --locked").minutes(5)),
+            advice: "What is behind a feature of ntb does not build, or does not do what it should.",
+        },
         loom(),
         Step {
             name: "benches",
