@@ -10,9 +10,11 @@
 )]
 
 mod lab;
+mod net;
 mod overlay;
 mod peer_command;
 mod status;
+mod stop;
 mod trace;
 mod twin_command;
 mod window_choice;
@@ -47,6 +49,7 @@ enum Command {
     Trace(trace::Arguments),
     Status(status::Arguments),
     Peer(peer_command::Arguments),
+    Net(net::Arguments),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  isthmus completions bash > ~/.local/share/bash-completion/completions/isthmus"
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Peer(arguments) => peer_command::run(&arguments),
+        Command::Net(arguments) => net::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "isthmus", &mut std::io::stdout());
             Ok(Outcome::Done)

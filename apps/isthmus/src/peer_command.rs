@@ -144,7 +144,7 @@ impl FromStr for Sizes {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let Protocol::Linux(arguments) = &arguments.protocol;
     let settings = settings(arguments)?;
-    let stop = crate::twin_command::stop_signal().context("SIGTERM and SIGINT cannot be watched")?;
+    let stop = crate::stop::on_signal().context("SIGTERM and SIGINT cannot be watched")?;
     let port = VfioUser::connect(&arguments.port, arguments.control.as_deref())?;
     let bridge = Gen3::open(Arc::new(port)).with_context(|| format!("at {}", arguments.port.display()))?;
     let mut tell = |line: &str| say(arguments.json, line);
