@@ -113,6 +113,11 @@ fn with_guests(workspace: &Workspace) -> Vec<Step> {
     });
     let figures = [
         Step {
+            name: "lab test --peer",
+            work: Work::Cargo(Cargo::new("run --release --locked -- lab test --peer").minutes(5)),
+            advice: "What the process said, and the guest's console, are above.",
+        },
+        Step {
             name: "lab perf",
             work: Work::Cargo(perf.into_file(report::path(workspace))),
             advice: "Both consoles and the registers of both ports are above.",
