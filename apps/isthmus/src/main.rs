@@ -12,6 +12,7 @@
 mod lab;
 mod net;
 mod overlay;
+mod soak;
 mod status;
 mod stop;
 mod trace;
@@ -48,6 +49,7 @@ enum Command {
     Trace(trace::Arguments),
     Status(status::Arguments),
     Net(net::Arguments),
+    Soak(soak::Arguments),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  isthmus completions bash > ~/.local/share/bash-completion/completions/isthmus"
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Net(arguments) => net::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "isthmus", &mut std::io::stdout());
             Ok(Outcome::Done)
