@@ -12,6 +12,7 @@
 mod lab;
 mod net;
 mod overlay;
+mod peer_command;
 mod soak;
 mod status;
 mod stop;
@@ -50,6 +51,7 @@ enum Command {
     Status(status::Arguments),
     Net(net::Arguments),
     Soak(soak::Arguments),
+    Peer(peer_command::Arguments),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  isthmus completions bash > ~/.local/share/bash-completion/completions/isthmus"
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Net(arguments) => net::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Peer(arguments) => peer_command::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "isthmus", &mut std::io::stdout());
             Ok(Outcome::Done)

@@ -48,6 +48,12 @@ pub(crate) struct Arguments {
     /// the mode of port a's window 0.
     #[arg(long, value_name = "MODE[,MODE][,PORT:WINDOW=MODE]..", default_value = "trap", value_delimiter = ',', num_args = 1..=6)]
     window: Vec<WindowChoice>,
+    /// Say whose guest memory other processes map too, a vhost-user back end for instance: windows by alias are refused there
+    ///
+    /// An alias window takes the place of some of its receiver's memory; a process that maps that memory by itself goes on with the
+    /// old pages. What this twin does itself, direct windows and DMA engines, it knows without being told.
+    #[arg(long, value_name = "HOST")]
+    ram_mapped: Option<RamMapped>,
     /// The overlay object that mapped windows need in QEMU, if it is not where this program looks
     #[arg(long, value_name = "FILE")]
     overlay: Option<PathBuf>,
@@ -57,12 +63,26 @@ pub(crate) struct Arguments {
     /// How long the link trains before it is up, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 100)]
     training_ms: u64,
+    /// Give both ports message registers: four each way, at 0x8000 of BAR 0. No hardware has them
+    #[arg(long)]
+    messages: bool,
     /// Write every register access to this file; `isthmus trace` reads it
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Print what this twin serves as one JSON object instead of text
     #[arg(long)]
     json: bool,
+}
+
+/// Hosts whose memory others map.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum RamMapped {
+    /// Host a's
+    A,
+    /// Host b's
+    B,
+    /// Both hosts'
+    Both,
 }
 
 impl Arguments {
@@ -97,8 +117,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         setup: Setup {
             windows: [arguments.mw_size; 2],
             training: Duration::from_millis(arguments.training_ms),
+            messages: arguments.messages,
         },
         modes,
+        ram_mapped: match arguments.ram_mapped {
+            None => [false, false],
+            Some(RamMapped::A) => [true, false],
+            Some(RamMapped::B) => [false, true],
+            Some(RamMapped::Both) => [true, true],
+        },
         trace: arguments.trace.clone(),
     };
     let overlay = arguments.overlay_for(modes)?;
@@ -132,7 +159,7 @@ fn announce(arguments: &Arguments, overlay: Option<&Path>) -> anyhow::Result<()>
         let control = arguments.control.as_ref().map(Endpoint::to_string);
         let object = json!({
             "pid": std::process::id(), "ports": ports, "control": control, "environment": environment,
-            "window": arguments.window.iter().map(ToString::to_string).collect::<Vec<_>>(), "mw_bytes": arguments.mw_size.bytes(), "training_ms": arguments.training_ms,
+            "window": arguments.window.iter().map(ToString::to_string).collect::<Vec<_>>(), "mw_bytes": arguments.mw_size.bytes(), "training_ms": arguments.training_ms, "messages": arguments.messages,
         });
         text.push_str(&serde_json::to_string(&object)?);
     } else {

@@ -61,6 +61,7 @@ mod events;
 mod function;
 mod gen3;
 mod memory;
+mod queue;
 mod vfio_user;
 mod window;
 
@@ -71,5 +72,6 @@ pub use events::Events;
 pub use function::{BarIndex, DeviceAddress, FunctionError, PciFunction};
 pub use gen3::Gen3;
 pub use memory::{BarMapping, DmaMemory, Mapped, Registrar, Unmapper};
-pub use shm::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
+pub use queue::{MessageQueue, QueueFull};
+pub use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
 pub use window::{Inbound, LinkGeneration, Outbound};

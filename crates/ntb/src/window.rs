@@ -2,7 +2,7 @@
 
 use crate::memory::memory_of;
 use crate::{BarIndex, DeviceAddress, DmaMemory, FunctionError, Mapped, PciFunction};
-use shm::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
+use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -126,8 +126,12 @@ impl Window for Outbound {
         }
     }
 
+    /// Of a mapped window that is current. Whoever keeps it asks [`is_current`](Outbound::is_current) by himself.
     fn as_memory(&self) -> Option<&dyn Memory> {
-        self.memory().map(|memory| -> &dyn Memory { &**memory })
+        match &self.way {
+            Way::Mapped(memory) if self.is_current() => Some(&**memory),
+            _ => None,
+        }
     }
 
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
@@ -135,6 +139,13 @@ impl Window for Outbound {
         match &self.way {
             Way::Mapped(memory) => Window::write(&**memory, at, data),
             Way::Messaged(function, bar) => function.bar_write(*bar, offset, data).map_err(gone),
+        }
+    }
+
+    fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
+        match &self.way {
+            Way::Mapped(memory) if self.is_current() => memory.write_by(routine, at, data),
+            _ => self.write(at, data),
         }
     }
 

@@ -28,6 +28,10 @@ impl Raw {
         self.bytes
     }
 
+    pub(crate) fn address(&self) -> usize {
+        self.base.addr().get()
+    }
+
     pub(crate) fn read(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
         let from = self.range(at, out.len())?;
         // SAFETY: `from` is valid for `out.len()` bytes while `self` lives (checked by `range`).

@@ -59,6 +59,10 @@ pub(crate) struct Arguments {
     /// The framework under it: `fast`, or `paper` as published; the same at both ends
     #[arg(long, default_value = "fast")]
     profile: Profile,
+    /// Speak Linux's ntb_transport, to a stock guest whose ntb_netdev is at the far end: bare frames, no offload, an MTU of at
+    /// most 65510, which is not agreed
+    #[arg(long, conflicts_with_all = ["profile", "offload", "queues"])]
+    linux: bool,
     /// Queues of the interface, with a thread and a channel each; the same at both ends
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=31))]
     queues: u16,

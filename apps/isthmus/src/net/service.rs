@@ -6,8 +6,8 @@ use super::{Address, Arguments};
 use crate::Outcome;
 use anyhow::{Context, anyhow};
 use netdev::{
-    Counters, FrameLink, Interface, MacAddress, Offer, PortOptions, Pump, QueueWatcher, Tap, TapOptions,
-    TapQueue, open_cells,
+    Counters, FrameLink, Interface, LINUX_MTU_MAX, LinuxLink, MacAddress, Offer, PortOptions, Pump,
+    QueueWatcher, Tap, TapOptions, TapQueue, open_cells,
 };
 use ntb::{Bridge, Gen3, Speed, VfioUser, Width};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -30,20 +30,22 @@ const FILE_PERIOD: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 pub(super) fn run(arguments: &Arguments, stop: &UnixStream, flap: &UnixStream) -> anyhow::Result<Outcome> {
     let mac = arguments.mac.unwrap_or_else(MacAddress::random);
     let outlet = arguments.metrics.as_ref().map(Outlet::open).transpose()?;
+    let mtu = if arguments.linux { arguments.mtu.min(LINUX_MTU_MAX) } else { arguments.mtu };
     // First the interface, which fails most often, then the port, which the peer sees.
     let (tap, queues) = Tap::open(&TapOptions {
         name: arguments.tap.clone(),
         mac,
-        mtu: arguments.mtu,
+        mtu,
         address: arguments.addr.map(|Address { host, prefix }| (host, prefix)),
         queues: arguments.queues.into(),
         queue_frames: arguments.queue_frames,
     })?;
     let bridge = attach(&arguments.port, arguments.control.as_deref())?;
-    let offer =
-        Offer { mac, mtu: arguments.mtu, offload: arguments.offload.into(), queues: arguments.queues };
-    let options = PortOptions { offer, profile: arguments.profile.into(), heartbeat: HEARTBEAT };
-    let links = open_cells(Arc::clone(&bridge), &options)?;
+    let links = links(
+        &bridge,
+        arguments,
+        Offer { mac, mtu, offload: arguments.offload.into(), queues: arguments.queues },
+    )?;
     let (interface, watchers) = Interface::new(tap, queues.len());
     let patience = Duration::from_micros(arguments.poll_us);
     let pumps = Pumps::start(queues, links, watchers, patience)?;
@@ -74,6 +76,20 @@ fn attach(port: &Path, control: Option<&Path>) -> anyhow::Result<Arc<dyn Bridge>
     Ok(Arc::new(bridge))
 }
 
+/// A link for each queue.
+fn links(
+    bridge: &Arc<dyn Bridge>,
+    arguments: &Arguments,
+    offer: Offer,
+) -> anyhow::Result<Vec<Box<dyn FrameLink>>> {
+    if arguments.linux {
+        return Ok(vec![Box::new(LinuxLink::open(Arc::clone(bridge), &offer)?)]);
+    }
+    let options = PortOptions { offer, profile: arguments.profile.into(), heartbeat: HEARTBEAT };
+    let links = open_cells(Arc::clone(bridge), &options)?;
+    Ok(links.into_iter().map(|link| Box::new(link) as Box<dyn FrameLink>).collect())
+}
+
 /// The threads.
 struct Pumps {
     counters: Vec<Arc<Counters>>,
@@ -85,9 +101,9 @@ struct Pumps {
 }
 
 impl Pumps {
-    fn start<L: FrameLink + 'static>(
+    fn start(
         queues: Vec<TapQueue>,
-        links: Vec<L>,
+        links: Vec<Box<dyn FrameLink>>,
         watchers: Vec<QueueWatcher>,
         patience: Duration,
     ) -> anyhow::Result<Self> {

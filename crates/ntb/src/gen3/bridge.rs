@@ -1,5 +1,6 @@
 //! What the Linux API says, said to Gen3's registers.
 
+use super::messages::MessageBlock;
 use super::{CloseWindow, DISABLED, Gen3, SNOOP, VALID_DOORBELLS};
 use crate::events::wait_readable;
 use crate::{
@@ -177,6 +178,28 @@ impl Bridge for Gen3 {
         self.write_scratchpad(Reg::PeerSpad, index, value)
     }
 
+    fn message_count(&self) -> u8 {
+        self.messages.as_ref().map_or(0, MessageBlock::count)
+    }
+
+    fn messages(&self) -> Result<u32, BridgeError> {
+        self.message_block()?.arrived(&self.registers)
+    }
+
+    fn message_take(&self, register: u8) -> Result<Option<u32>, BridgeError> {
+        let _one_at_a_time = self.state();
+        self.message_block()?.take(&self.registers, register)
+    }
+
+    fn message_send(&self, register: u8, value: u32) -> Result<bool, BridgeError> {
+        let _one_at_a_time = self.state();
+        self.message_block()?.send(&self.registers, register, value)
+    }
+
+    fn messages_mask(&self, masked: u32) -> Result<(), BridgeError> {
+        self.message_block()?.mask(&self.registers, masked)
+    }
+
     fn events(&self) -> Result<Events, BridgeError> {
         self.take_events()
     }
@@ -205,6 +228,10 @@ impl Bridge for Gen3 {
 }
 
 impl Gen3 {
+    fn message_block(&self) -> Result<&MessageBlock, BridgeError> {
+        self.messages.as_ref().ok_or(BridgeError::NoMessages)
+    }
+
     fn read_scratchpad(&self, reg: Reg, index: u8) -> Result<u32, BridgeError> {
         let value = self.registers.read(reg, scratchpad(index)?)?;
         // The access has four bytes.
