@@ -3,14 +3,16 @@
 //! ```text
 //!   bytes 0..56               56..60              60..64
 //!   a short frame             its last 4 bytes    tag      kind 1: the frame is in the line
+//!   a frame's beginning       4 bytes more        tag      kind 4: it goes on in the next slot, in the same form
 //!   address, time, hash       length and flags    tag      kind 2: the frame, or a part of it, is in a buffer
 //!   address, time, beginning  length              tag      kind 3: a frame whose payload is still on its way
 //!
 //!   tag: lap 31..24, kind 23..21, bytes in the line 20..15, filter 14..0
 //! ```
 //!
-//! Bytes 56..64 are one word, stored last. With times ([`Geometry::stamps`](super::Geometry::stamps)) a short frame
-//! ends at byte 48 plus the last 4, and bytes 48..56 are the time.
+//! Bytes 56..64 are one word, stored last. With times ([`Geometry::stamps`](super::Geometry::stamps)) the first line
+//! of a short frame has 48 bytes and the 4 in the last word, and bytes 48..56 are the time. Of a frame in two lines the
+//! second one is stored first; its tag has the lap and nothing else.
 
 use super::{Address, Geometry, Nonsense};
 use crate::bits::{low8, low16, low32};
@@ -19,18 +21,19 @@ use crate::bits::{low8, low16, low32};
 pub(crate) const LINE_BYTES: usize = 64;
 /// Bytes of a line before its last word.
 pub(crate) const BODY_BYTES: usize = 56;
-/// The longest frame in a line.
-pub(crate) const INLINE_MOST: usize = 60;
-/// The longest frame in a line that carries a time as well.
-pub(crate) const INLINE_MOST_STAMPED: usize = 52;
-/// Where the time of a stamped short frame lies, and the end of the frame's first part.
-const STAMP: usize = 48;
+/// Bytes of a frame that the last word of a line holds.
+pub(crate) const TAIL_BYTES: usize = 4;
+/// Where the time of a stamped short frame lies.
+pub(crate) const STAMP: usize = 48;
+/// The most bytes of a frame in one line.
+pub(crate) const LINE_FRAME: usize = BODY_BYTES + TAIL_BYTES;
 /// How much of a frame a kind 3 event carries.
 pub(crate) const EARLY_BYTES: usize = 40;
 
 const INLINE: u8 = 1;
 const BUFFER: u8 = 2;
 const EARLY: u8 = 3;
+const TWO_LINES: u8 = 4;
 
 const START: u32 = 1 << 31;
 const CONTINUES: u32 = 1 << 30;
@@ -70,7 +73,7 @@ pub struct Meta {
     pub hash: u32,
 }
 
-/// A line in private memory.
+/// A line in private memory. Of short frames it has the last word alone: the frame stays where it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Line {
     pub(crate) body: [u8; BODY_BYTES],
@@ -81,9 +84,38 @@ pub(crate) struct Line {
 /// What a line says, checked as far as it can be without knowing which buffers are posted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Said {
-    Inline { len: u8 },
+    Short { len: u8 },
     Buffer { index: u32, len: u32, start: bool, continues: bool },
     Early { index: u32, len: u32 },
+}
+
+/// How many bytes of a short frame its first line has before the last word.
+#[inline(always)]
+pub(crate) fn split(stamps: bool) -> usize {
+    if stamps { STAMP } else { BODY_BYTES }
+}
+
+/// Last words of a short frame, without laps: of its first line and, if it has one, of its second.
+#[inline]
+pub(crate) fn short_words(len: usize, tails: [u32; 2], filter: FilterId, stamps: bool) -> (u64, Option<u64>) {
+    let one = split(stamps) + TAIL_BYTES;
+    if len <= one {
+        return (tag(INLINE, len, filter) | u64::from(tails[0]), None);
+    }
+    (tag(TWO_LINES, len - one, filter) | u64::from(tails[0]), Some(u64::from(tails[1])))
+}
+
+/// Length and filter of a short frame, by the last word of its first line.
+#[inline(always)]
+pub(crate) fn short_said(last: u64, geometry: &Geometry) -> Result<(u8, FilterId), Nonsense> {
+    let one = split(geometry.stamps) + TAIL_BYTES;
+    let two = last >> 53 & 7 == u64::from(TWO_LINES);
+    let (base, most) = if two { (one, LINE_FRAME) } else { (0, one) };
+    let len = low8(last >> 47 & 0x3F);
+    if usize::from(len) > most {
+        return Err(Nonsense::Length { bytes: len.into(), most: low32(most as u64) });
+    }
+    Ok((len + low8(base as u64), FilterId(low16(last >> 32) & FilterId::MOST)))
 }
 
 fn tag(kind: u8, inline: usize, filter: FilterId) -> u64 {
@@ -91,30 +123,6 @@ fn tag(kind: u8, inline: usize, filter: FilterId) -> u64 {
 }
 
 impl Line {
-    /// A short frame, in parts. `len` is the sum of their lengths, at most what the geometry allows.
-    #[inline]
-    pub(crate) fn inline(parts: &[&[u8]], len: usize, meta: Meta, stamps: bool) -> Self {
-        let mut frame = [0; LINE_BYTES];
-        let mut at = 0;
-        for part in parts {
-            if let Some(to) = frame.get_mut(at..at + part.len()) {
-                to.copy_from_slice(part);
-            }
-            at += part.len();
-        }
-        let split = if stamps { STAMP } else { BODY_BYTES };
-        let mut body = [0; BODY_BYTES];
-        let mut tail = [0; 4];
-        if let Some((first, rest)) = frame.split_at_checked(split) {
-            body.iter_mut().zip(first).for_each(|(to, &from)| *to = from);
-            tail.iter_mut().zip(rest).for_each(|(to, &from)| *to = from);
-        }
-        if stamps && let Some(to) = body.last_chunk_mut() {
-            *to = meta.stamp.to_le_bytes();
-        }
-        Self { body, last: tag(INLINE, len, meta.filter) | u64::from(u32::from_le_bytes(tail)) }
-    }
-
     /// A frame, or a part of one, in a buffer.
     pub(crate) fn buffer(address: Address, len: u32, start: bool, continues: bool, meta: Meta) -> Self {
         let flags = if start { START } else { 0 } | if continues { CONTINUES } else { 0 };
@@ -145,6 +153,12 @@ impl Line {
         low8(last >> 56)
     }
 
+    /// Whether a last word belongs to a short frame: then the rest of its line is the frame.
+    #[inline]
+    pub(crate) fn is_short(last: u64) -> bool {
+        matches!(low8(last >> 53 & 7), INLINE | TWO_LINES)
+    }
+
     /// The last word with its lap.
     #[inline]
     pub(crate) fn word(&self, lap: u8) -> u64 {
@@ -162,15 +176,7 @@ impl Line {
         let tag = self.last >> 32;
         let low = low32(self.last);
         match low8(tag >> 21 & 7) {
-            INLINE => {
-                let len = low8(tag >> 15 & 0x3F);
-                let most = geometry.inline_most();
-                if usize::from(len) > most {
-                    let most = u32::try_from(most).unwrap_or(0);
-                    return Err(Nonsense::Length { bytes: len.into(), most });
-                }
-                Ok(Said::Inline { len })
-            }
+            INLINE | TWO_LINES => short_said(self.last, geometry).map(|(len, _)| Said::Short { len }),
             BUFFER => {
                 let (index, len) = (self.index(geometry)?, low & LENGTH);
                 if len > geometry.buffer_bytes {
@@ -196,28 +202,13 @@ impl Line {
 
     /// What travels beside the frame.
     #[inline]
-    pub(crate) fn meta(&self, said: Said, stamps: bool) -> Meta {
+    pub(crate) fn meta(&self, said: Said) -> Meta {
         let filter = FilterId(low16(self.last >> 32) & FilterId::MOST);
         match said {
-            Said::Inline { .. } => {
-                Meta { filter, stamp: if stamps { self.body_word(STAMP / 8) } else { 0 }, hash: 0 }
-            }
+            Said::Short { .. } => Meta { filter, ..Meta::default() },
             Said::Buffer { .. } => Meta { filter, stamp: self.body_word(1), hash: low32(self.body_word(2)) },
             Said::Early { .. } => Meta { filter, stamp: self.body_word(1), hash: 0 },
         }
-    }
-
-    /// The bytes of a short frame, padded with zeros.
-    #[inline]
-    pub(crate) fn inline_bytes(&self, stamps: bool) -> [u8; INLINE_MOST] {
-        let mut frame = [0; INLINE_MOST];
-        let split = if stamps { STAMP } else { BODY_BYTES };
-        let tail = low32(self.last).to_le_bytes();
-        if let Some((first, rest)) = frame.split_at_mut_checked(split) {
-            first.iter_mut().zip(&self.body).for_each(|(to, &from)| *to = from);
-            rest.iter_mut().zip(&tail).for_each(|(to, &from)| *to = from);
-        }
-        frame
     }
 
     /// The beginning that an early event carries.
@@ -233,27 +224,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_short_frame_is_what_it_was(frame in proptest::collection::vec(any::<u8>(), 0..=60), cut in 0_usize..60,
-            stamps: bool, stamp: u64, number in 0..=FilterId::MOST) {
-            let geometry = Geometry { stamps, ..Geometry::default() };
-            let frame = &frame[..frame.len().min(geometry.inline_most())];
-            let (first, second) = frame.split_at(cut.min(frame.len()));
-            let meta = Meta { filter: FilterId(number), stamp: if stamps { stamp } else { 0 }, hash: 0 };
-            let line = Line::inline(&[first, second], frame.len(), meta, stamps);
-            let said = line.said(&geometry).unwrap();
-            prop_assert_eq!(said, Said::Inline { len: low8(frame.len() as u64) });
-            prop_assert_eq!(&line.inline_bytes(stamps)[..frame.len()], frame);
-            prop_assert_eq!(line.meta(said, stamps), meta);
-            prop_assert_eq!(Line::lap(line.word(0xAB)), 0xAB);
-        }
-
-        #[test]
-        fn no_line_is_too_strange(body: [u64; 7], last: u64) {
+        fn no_line_is_too_strange(body: [u64; 7], last: u64, stamps: bool) {
             let mut bytes = [0; BODY_BYTES];
             bytes.iter_mut().zip(body.into_iter().flat_map(u64::to_le_bytes)).for_each(|(to, from)| *to = from);
-            let geometry = Geometry::default();
+            let geometry = Geometry { stamps, ..Geometry::default() };
             match (Line { body: bytes, last }).said(&geometry) {
-                Ok(Said::Inline { len }) => prop_assert!(usize::from(len) <= INLINE_MOST),
+                Ok(Said::Short { len }) => prop_assert!(usize::from(len) <= geometry.short_most()),
                 Ok(Said::Buffer { index, len, .. } | Said::Early { index, len }) => {
                     prop_assert!(index < geometry.buffers && len <= geometry.buffer_bytes);
                 }
@@ -270,10 +246,28 @@ mod tests {
         let line = Line::buffer(address, 2048, true, false, meta);
         let said = line.said(&geometry).unwrap();
         assert_eq!(said, Said::Buffer { index: 9, len: 2048, start: true, continues: false });
-        assert_eq!(line.meta(said, false), meta);
+        assert_eq!(line.meta(said), meta);
         let line = Line::early(address, 1500, &[3; 40], meta);
         let said = line.said(&geometry).unwrap();
         assert_eq!((said, line.beginning()), (Said::Early { index: 9, len: 1500 }, [3; 40]));
-        assert_eq!(line.meta(said, false).stamp, 77);
+        assert_eq!(line.meta(said).stamp, 77);
+        assert_eq!(Line::lap(line.word(0xAB)), 0xAB);
+    }
+
+    #[test]
+    fn short_frames_say_their_length_in_one_line_and_in_two() {
+        for stamps in [false, true] {
+            let geometry = Geometry { stamps, ..Geometry::default() };
+            for len in 0..=geometry.short_most() {
+                let (last, second) = short_words(len, [1, 2], FilterId(3), stamps);
+                assert_eq!(second.is_some(), len > if stamps { 52 } else { 60 });
+                let line = Line { body: [0; BODY_BYTES], last };
+                let said = line.said(&geometry).unwrap();
+                assert_eq!(
+                    (said, line.meta(said).filter),
+                    (Said::Short { len: low8(len as u64) }, FilterId(3))
+                );
+            }
+        }
     }
 }

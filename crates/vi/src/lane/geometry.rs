@@ -1,7 +1,7 @@
 //! The shape of a lane: how many slots and buffers, and where they lie.
 
 use super::Address;
-use super::event::{INLINE_MOST, INLINE_MOST_STAMPED, LINE_BYTES};
+use super::event::{LINE_BYTES, LINE_FRAME, TAIL_BYTES, split};
 use crate::bits::place;
 
 /// Areas and buffer pools begin at multiples of this many bytes.
@@ -30,7 +30,8 @@ pub struct Geometry {
     pub region: u16,
     /// Whether the sender wakes a receiver that sleeps. A lane without it makes one fence less for each push.
     pub wakes: bool,
-    /// Whether each frame carries the time of its sender. Frames inside an event line then have 52 bytes, not 60.
+    /// Whether each frame carries the time of its sender. The first line of a short frame then has 52
+    /// bytes, not 60.
     pub stamps: bool,
 }
 
@@ -92,10 +93,19 @@ impl Geometry {
         whole_pages(Self::POSTED as u64 + u64::from(self.posted_slots()) * 8)
     }
 
-    /// The longest frame that travels inside an event line, in bytes.
+    /// The longest frame that travels inside event lines, in bytes: 60 in one and 120 in two, or 52 and 112 with
+    /// stamps. Longer ones need a buffer.
+    #[inline]
     #[must_use]
-    pub fn inline_most(self) -> usize {
-        if self.stamps { INLINE_MOST_STAMPED } else { INLINE_MOST }
+    pub fn short_most(self) -> usize {
+        self.line_most() + LINE_FRAME
+    }
+
+    /// The longest frame that is one cache line with its event.
+    #[inline]
+    #[must_use]
+    pub fn line_most(self) -> usize {
+        split(self.stamps) + TAIL_BYTES
     }
 
     /// Where buffers begin in the receive area, in bytes.

@@ -6,7 +6,7 @@
 
 use super::order::Site;
 use super::order::strength::weaken;
-use super::{Body, Geometry, Meta, Receiver, SendError, Sender};
+use super::{Geometry, Meta, Receiver, SendError, Sender};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
@@ -21,7 +21,7 @@ type Ends = (Sender<Shared<Heap>, Shared<Heap>>, Receiver<Shared<Heap>, Shared<H
 static ONE: Mutex<()> = Mutex::new(());
 
 fn lane(slots: u32, buffers: u32, wakes: bool) -> Ends {
-    let geometry = Geometry { slots, buffers, buffer_bytes: 64, region: 0, wakes, stamps: false };
+    let geometry = Geometry { slots, buffers, buffer_bytes: 128, region: 0, wakes, stamps: false };
     let area = Shared::new(Heap::new(geometry.receive_bytes() as usize));
     let back = Shared::new(Heap::new(geometry.return_bytes() as usize));
     let sender = Sender::new(geometry, Shared::clone(&area), Shared::clone(&back)).unwrap();
@@ -35,10 +35,16 @@ fn send(sender: &mut Sender<Shared<Heap>, Shared<Heap>>, frame: &[u8]) {
     }
 }
 
-fn receive(receiver: &Receiver<Shared<Heap>, Shared<Heap>>) -> Body {
+/// Takes a frame, checks that it is `len` times `n`, lets it go.
+fn receive(receiver: &Receiver<Shared<Heap>, Shared<Heap>>, n: u8, len: usize) {
     loop {
         if let Some(arrival) = receiver.take().unwrap() {
-            return arrival.body;
+            let mut seen = vec![0; len];
+            receiver.read(&arrival.body, 0, &mut seen).unwrap();
+            assert_eq!(seen, vec![n; len]);
+            let past = receiver.read(&arrival.body, len, &mut [0]);
+            assert!(past.is_err(), "the frame ends there");
+            return receiver.let_go(&arrival.body).unwrap();
         }
         thread::yield_now();
     }
@@ -54,7 +60,23 @@ fn short_frames() {
             }
         });
         for n in 1..=3_u8 {
-            assert_eq!(receive(&receiver), Body::Inline { bytes: [n; 60], len: 60 });
+            receive(&receiver, n, 60);
+        }
+        thread.join().unwrap();
+    });
+}
+
+/// Two slots, two frames that need both.
+fn frames_in_two_lines() {
+    loom::model(|| {
+        let (mut sender, receiver) = lane(2, 0, false);
+        let thread = thread::spawn(move || {
+            for n in 1..=2_u8 {
+                send(&mut sender, &[n; 64]);
+            }
+        });
+        for n in 1..=2_u8 {
+            receive(&receiver, n, 64);
         }
         thread.join().unwrap();
     });
@@ -67,15 +89,11 @@ fn frames_in_buffers() {
         receiver.post(0).unwrap();
         let thread = thread::spawn(move || {
             for n in 1..=2_u8 {
-                send(&mut sender, &[n; 64]);
+                send(&mut sender, &[n; 128]);
             }
         });
         for n in 1..=2_u8 {
-            let Body::Buffer { index, len: 64, .. } = receive(&receiver) else { panic!("a buffer") };
-            let mut seen = [0; 64];
-            receiver.read(index, 0, &mut seen).unwrap();
-            assert_eq!(seen, [n; 64]);
-            receiver.repost(index).unwrap();
+            receive(&receiver, n, 128);
         }
         thread.join().unwrap();
     });
@@ -105,6 +123,12 @@ fn loom_short_frames() {
 }
 
 #[test]
+fn loom_frames_in_two_lines() {
+    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    frames_in_two_lines();
+}
+
+#[test]
 fn loom_frames_in_buffers() {
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     frames_in_buffers();
@@ -119,11 +143,15 @@ fn loom_sleep_and_wake() {
 #[test]
 fn loom_finds_each_order_that_is_weakened_alone() {
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let places: [(Site, fn()); 8] = [
+    let places: [(Site, fn()); 12] = [
         (Site::PublishEvent, short_frames),
         (Site::SeeEvent, short_frames),
         (Site::ReturnCredit, short_frames),
         (Site::SeeCredit, short_frames),
+        (Site::PublishEvent, frames_in_two_lines),
+        (Site::SeeEvent, frames_in_two_lines),
+        (Site::ReturnCredit, frames_in_two_lines),
+        (Site::SeeCredit, frames_in_two_lines),
         (Site::PostBuffer, frames_in_buffers),
         (Site::SeeBuffer, frames_in_buffers),
         (Site::Arm, sleep_and_wake),

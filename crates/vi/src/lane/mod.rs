@@ -13,7 +13,8 @@
 //!
 //! **A frame of up to 60 bytes is one cache line.** Bytes 0 to 59 of the line are the frame, the last 4 are the tag:
 //! lap, kind, length, filter. The last 8 bytes go by one release store, so a receiver that sees the tag sees the frame.
-//! A longer frame is copied into a buffer that the receiver has posted, and its event line says where it lies.
+//! A frame of up to 120 bytes is two lines of this kind. A longer one is copied into a buffer that the receiver has
+//! posted, and its event line says where it lies. The receiver reads each where it landed, and lets it go.
 //!
 //! **No index is polled.** A tag carries the lap of the ring it belongs to, and so does each posted buffer: who waits
 //! looks at the one place where the next thing will appear.
@@ -33,6 +34,7 @@ mod order;
 mod receiver;
 mod sender;
 mod shared;
+mod short;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -75,6 +77,9 @@ pub enum Nonsense {
     /// A buffer that was not posted, or was filled already.
     #[error("buffer {0} was not posted")]
     NotPosted(u32),
+    /// A frame in a slot that was not let go.
+    #[error("slot {0} was written while its frame was being read")]
+    NoCredit(u32),
     /// Credit for slots that were not sent, or less credit than before.
     #[error("credit for {seen} slots, where {before} were returned and {sent} were sent")]
     Credit {
@@ -108,6 +113,13 @@ pub enum LaneError {
     #[error("the lane's window")]
     Window(#[from] WindowError),
 }
+
+/// A lane that carries nothing any more. The reason is kept by the end that found it: `failure`.
+///
+/// Errors of the hot path have no size, so that what comes beside them stays in registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the lane is over")]
+pub struct LaneOver;
 
 /// Whether an area is long enough.
 fn fits(has_bytes: usize, needs_bytes: u64) -> Result<(), BadGeometry> {

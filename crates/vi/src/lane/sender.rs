@@ -1,13 +1,24 @@
 //! The sending end of a lane.
 
-use super::event::Line;
+use super::event::{BODY_BYTES, LINE_FRAME, Line, STAMP, short_words};
 use super::order::{Site, acquire, fence, release};
+use super::short;
 use super::{Address, BadGeometry, Geometry, LaneError, Meta, Nonsense};
-use shm::{LoadOrder, Memory, Routine, Window};
+use crate::bits::low8;
+use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Events that may wait for a push; one more pushes them all.
 const BATCH: usize = 64;
+
+/// What was staged.
+#[derive(Debug, Clone, Copy)]
+enum Staged {
+    /// A short frame, in private memory: a slot whose line is written in two steps would travel twice.
+    Short { frame: [u8; 2 * LINE_FRAME], len: u8, meta: Meta },
+    /// The event of a frame that is in its buffer already.
+    Event(Line),
+}
 
 /// Why a frame was not sent. The lane is as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -52,14 +63,18 @@ pub struct Sender<O, M> {
     number: u64,
     /// Slots written, ever.
     published: u64,
+    /// The lap that the next slot belongs to.
+    lap: u8,
     /// Slots that the receiver has taken, as it said last.
     taken: u64,
     /// Posted buffers seen, ever.
     seen: u64,
     /// Posted buffers in hand. The last one is used first: its lines are warm.
     free: Vec<u32>,
-    /// Events of frames that were staged.
-    staged: Vec<Line>,
+    /// Events that wait for a push.
+    staged: Vec<Staged>,
+    /// Slots that they will take.
+    staged_slots: u64,
     /// Payloads from this length on are streamed past the caches.
     stream_from: usize,
     /// Whether a streamed copy waits for its fence.
@@ -87,10 +102,12 @@ impl<O: Window, M: Memory> Sender<O, M> {
             geometry,
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             published: 0,
+            lap: Geometry::lap(0, geometry.slots),
             taken: 0,
             seen: 0,
             free: Vec::with_capacity(geometry.buffers as usize),
             staged: Vec::with_capacity(BATCH),
+            staged_slots: 0,
             stream_from: usize::MAX,
             streamed: false,
             woken: 0,
@@ -146,10 +163,9 @@ impl<O: Window, M: Memory> Sender<O, M> {
     /// [`SendError`], and nothing of this frame was sent.
     #[inline]
     pub fn send(&mut self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
-        if frame.len() <= self.geometry.inline_most() && self.staged.is_empty() {
-            self.need_slots(1)?;
-            let line = Line::inline(&[frame], frame.len(), meta, self.geometry.stamps);
-            self.put(&line)?;
+        if frame.len() <= self.geometry.short_most() && self.staged.is_empty() {
+            self.need_slots(self.short_slots(frame.len()))?;
+            self.put_short(frame, meta)?;
             return Ok(self.armed()?);
         }
         self.stage(&[frame], meta)?;
@@ -164,9 +180,17 @@ impl<O: Window, M: Memory> Sender<O, M> {
     #[inline]
     pub fn stage(&mut self, parts: &[&[u8]], meta: Meta) -> Result<(), SendError> {
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
-        if len <= self.geometry.inline_most() {
-            self.need_slots(1)?;
-            return self.stage_line(Line::inline(parts, len, meta, self.geometry.stamps));
+        if len <= self.geometry.short_most() {
+            self.need_slots(self.short_slots(len))?;
+            let mut frame = [0; 2 * LINE_FRAME];
+            let mut left = frame.get_mut(..len).unwrap_or_default();
+            for part in parts {
+                let Some((now, later)) = left.split_at_mut_checked(part.len()) else { break };
+                now.copy_from_slice(part);
+                left = later;
+            }
+            let len = low8(len as u64);
+            return self.stage_event(Staged::Short { frame, len, meta });
         }
         self.scatter(len, meta, |sender, at, from, bytes| sender.gather(at, parts, from, bytes))
     }
@@ -183,8 +207,8 @@ impl<O: Window, M: Memory> Sender<O, M> {
         len: usize,
         meta: Meta,
     ) -> Result<(), SendError> {
-        if len <= self.geometry.inline_most() {
-            let mut frame = [0; super::event::INLINE_MOST];
+        if len <= self.geometry.short_most() {
+            let mut frame = [0; 2 * LINE_FRAME];
             let frame = frame.get_mut(..len).unwrap_or_default();
             source.read(at, frame).map_err(LaneError::from)?;
             return self.stage(&[frame], meta);
@@ -274,7 +298,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
             let len = self.buffer_len(len)?;
             self.need_slots(1)?;
             let address = self.address(claim.index)?;
-            self.stage_line(Line::buffer(address, len, true, false, meta))
+            self.stage_event(Staged::Event(Line::buffer(address, len, true, false, meta)))
         });
         staged.map_err(|error| (claim, error))
     }
@@ -293,24 +317,22 @@ impl<O: Window, M: Memory> Sender<O, M> {
         }
     }
 
-    /// Runs the way of a send without sending: builds the line and writes it to the next slot, all but its last word,
-    /// which is what a receiver looks at. The processor then has code and line at hand.
+    /// Runs the way of a send without sending: writes the frame to the next slot (its first 120 bytes at most), all but
+    /// the last word, which is what a receiver looks at. The processor then has code and line at hand.
     ///
     /// # Errors
     /// [`SendError`].
     pub fn warm(&mut self, frame: &[u8]) -> Result<(), SendError> {
-        let len = frame.len().min(self.geometry.inline_most());
-        self.need_slots(1)?;
-        let line =
-            Line::inline(&[frame.get(..len).unwrap_or_default()], len, Meta::default(), self.geometry.stamps);
-        let at = self.geometry.slot_at(self.published);
-        self.outbound.write(at, &line.body).map_err(|error| self.fail(error.into()))?;
+        let frame = frame.get(..self.geometry.short_most()).unwrap_or(frame);
+        self.need_slots(self.short_slots(frame.len()))?;
+        let stored = short::store(&self.outbound, &self.geometry, self.published, frame);
+        stored.map_err(|error| self.fail(error.into()))?;
         Ok(())
     }
 
     /// Slots in use or promised to staged events.
     fn used(&self) -> u64 {
-        self.published - self.taken + self.staged.len() as u64
+        self.published - self.taken + self.staged_slots
     }
 
     #[inline]
@@ -340,16 +362,16 @@ impl<O: Window, M: Memory> Sender<O, M> {
         self.geometry.address(index).ok_or(LaneError::Nonsense(Nonsense::TooManyBuffers))
     }
 
-    #[inline]
+    #[inline(always)]
     fn need_slots(&mut self, count: u64) -> Result<(), SendError> {
-        let slots = u64::from(self.geometry.slots);
-        if self.used() + count > slots {
-            self.look_for_credit()?;
-            if self.used() + count > slots {
-                return Err(SendError::Full);
-            }
-        }
-        Ok(self.alive()?)
+        self.alive()?;
+        if self.used() + count <= u64::from(self.geometry.slots) { Ok(()) } else { self.wait_slots(count) }
+    }
+
+    #[cold]
+    fn wait_slots(&mut self, count: u64) -> Result<(), SendError> {
+        self.look_for_credit()?;
+        if self.used() + count <= u64::from(self.geometry.slots) { Ok(()) } else { Err(SendError::Full) }
     }
 
     fn need_buffers(&mut self, count: usize) -> Result<(), SendError> {
@@ -425,7 +447,8 @@ impl<O: Window, M: Memory> Sender<O, M> {
             }
             let address = self.address(index)?;
             let bytes = self.buffer_len(bytes)?;
-            self.stage_line(Line::buffer(address, bytes, part == 0, part + 1 < parts, meta))?;
+            let line = Line::buffer(address, bytes, part == 0, part + 1 < parts, meta);
+            self.stage_event(Staged::Event(line))?;
         }
         Ok(())
     }
@@ -458,11 +481,16 @@ impl<O: Window, M: Memory> Sender<O, M> {
         stored.map_err(|error| self.fail(error.into()))
     }
 
-    fn stage_line(&mut self, line: Line) -> Result<(), SendError> {
+    #[inline]
+    fn stage_event(&mut self, event: Staged) -> Result<(), SendError> {
         if self.staged.len() >= BATCH {
             self.publish_staged()?;
         }
-        self.staged.push(line);
+        self.staged_slots += match event {
+            Staged::Short { len, .. } => self.short_slots(usize::from(len)),
+            Staged::Event(_) => 1,
+        };
+        self.staged.push(event);
         Ok(())
     }
 
@@ -472,25 +500,70 @@ impl<O: Window, M: Memory> Sender<O, M> {
             self.streamed = false;
         }
         for at in 0..self.staged.len() {
-            if let Some(&line) = self.staged.get(at) {
-                self.put(&line)?;
+            match self.staged.get(at) {
+                Some(&Staged::Short { frame, len, meta }) => {
+                    self.put_short(frame.get(..usize::from(len)).unwrap_or_default(), meta)?;
+                }
+                Some(&Staged::Event(line)) => self.put(&line)?,
+                None => {}
             }
         }
         self.staged.clear();
+        self.staged_slots = 0;
         Ok(())
+    }
+
+    /// Slots that a short frame takes.
+    #[inline]
+    fn short_slots(&self, len: usize) -> u64 {
+        if len > self.geometry.line_most() { 2 } else { 1 }
+    }
+
+    /// Writes a short frame into the next slot, or the next two: the last word of the first one last.
+    #[inline(always)]
+    fn put_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), LaneError> {
+        self.store_short(frame, meta).map_err(|error| self.fail(error.into()))
+    }
+
+    #[inline(always)]
+    fn store_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), WindowError> {
+        let n = self.published;
+        let tails = short::store(&self.outbound, &self.geometry, n, frame)?;
+        if self.geometry.stamps {
+            self.outbound.write(self.geometry.slot_at(n) + STAMP, &meta.stamp.to_le_bytes())?;
+        }
+        let (first, second) = short_words(frame.len(), tails, meta.filter, self.geometry.stamps);
+        let word = first | u64::from(self.lap) << 56;
+        let last = self.geometry.slot_at(n) + BODY_BYTES;
+        self.next_slot();
+        if let Some(second) = second {
+            // The first line's last word orders this one too.
+            let word = second | u64::from(self.lap) << 56;
+            self.outbound.store_u64(self.geometry.slot_at(n + 1) + BODY_BYTES, word, StoreOrder::Relaxed)?;
+            self.next_slot();
+        }
+        self.outbound.store_u64(last, word, release(Site::PublishEvent))
+    }
+
+    /// Counts a slot; laps change at the first one alone.
+    #[inline]
+    fn next_slot(&mut self) {
+        self.published += 1;
+        if self.published & u64::from(self.geometry.slots - 1) == 0 {
+            self.lap = Geometry::lap(self.published, self.geometry.slots);
+        }
     }
 
     /// Writes a line into the next slot: its last word last.
     #[inline]
     fn put(&mut self, line: &Line) -> Result<(), LaneError> {
         let at = self.geometry.slot_at(self.published);
-        let lap = Geometry::lap(self.published, self.geometry.slots);
         let stored = self.outbound.write(at, &line.body).and_then(|()| {
             let last = at + line.body.len();
-            self.outbound.store_u64(last, line.word(lap), release(Site::PublishEvent))
+            self.outbound.store_u64(last, line.word(self.lap), release(Site::PublishEvent))
         });
         stored.map_err(|error| self.fail(error.into()))?;
-        self.published += 1;
+        self.next_slot();
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 
 use super::event::Line;
-use super::{Address, BadGeometry, Body, Geometry, Holding, LaneError, Meta, Nonsense, PostError};
+use super::{Address, BadGeometry, Body, Geometry, Holding, LaneError, LaneOver, Meta, Nonsense, PostError};
 use super::{Receiver, SendError, Sender};
 use proptest::prelude::*;
 use shm::{Heap, Memory, StoreOrder, Window, WindowError};
@@ -38,22 +38,20 @@ fn with_buffers(geometry: Geometry) -> Lane {
     lane
 }
 
-/// Takes a whole frame, over as many events as it has, and lets its buffers go.
+/// Takes a whole frame, over as many events as it has, and lets it go.
 fn frame(receiver: &Receiver<Area, Area>) -> Option<Vec<u8>> {
     let mut whole = Vec::new();
     loop {
-        match receiver.take().unwrap()?.body {
-            Body::Inline { bytes, len } => return Some(bytes[..usize::from(len)].to_vec()),
-            Body::Buffer { index, len, start, continues } => {
-                assert_eq!(start, whole.is_empty());
-                let mut part = vec![0; len as usize];
-                receiver.read(index, 0, &mut part).unwrap();
-                whole.extend(part);
-                receiver.repost(index).unwrap();
-                if !continues {
-                    return Some(whole);
-                }
-            }
+        let body = receiver.take().unwrap()?.body;
+        let len = body.len();
+        assert_eq!(body.starts(), whole.is_empty());
+        let mut part = vec![0; len];
+        receiver.read(&body, 0, &mut part).unwrap();
+        assert_eq!(receiver.read(&body, len, &mut [0]), Err(WindowError::OutOfBounds));
+        receiver.let_go(&body).unwrap();
+        whole.extend(part);
+        if !body.continues() {
+            return Some(whole);
         }
     }
 }
@@ -88,9 +86,9 @@ fn a_full_lane_refuses_and_goes_on_when_there_is_room() {
     while frame(&lane.receiver).is_some() {}
     // Three buffers: the fourth frame that needs one waits.
     for _ in 0..3 {
-        lane.sender.send(&[3; 61], Meta::default()).unwrap();
+        lane.sender.send(&[3; 121], Meta::default()).unwrap();
     }
-    assert_eq!(lane.sender.send(&[3; 61], Meta::default()), Err(SendError::Full));
+    assert_eq!(lane.sender.send(&[3; 121], Meta::default()), Err(SendError::Full));
     assert_eq!(lane.sender.space(), Ok(1));
     assert_eq!(
         lane.sender.send(&[0; 385], Meta::default()),
@@ -106,14 +104,48 @@ fn buffers_have_one_holder() {
     lane.receiver.post(0).unwrap();
     assert_eq!(lane.receiver.post(0), Err(PostError::InUse(0)));
     lane.receiver.push().unwrap();
-    lane.sender.send(&[1; 100], Meta::default()).unwrap();
-    assert!(matches!(lane.receiver.take().unwrap().unwrap().body, Body::Buffer { index: 0, len: 100, .. }));
+    lane.sender.send(&[1; 125], Meta::default()).unwrap();
+    let body = lane.receiver.take().unwrap().unwrap().body;
+    assert_eq!((body.buffer(), body.len()), (Some(0), 125));
     assert_eq!(lane.receiver.holding(0), Some(Holding::Frame));
     lane.receiver.keep(0).unwrap();
     assert_eq!(lane.receiver.holding(0), Some(Holding::Application));
-    assert_eq!(lane.sender.send(&[1; 100], Meta::default()), Err(SendError::Full));
-    assert_eq!(lane.receiver.read(0, 100, &mut [0; 29]), Err(WindowError::OutOfBounds));
-    assert_eq!(lane.receiver.read(3, 0, &mut [0; 1]), Err(WindowError::OutOfBounds));
+    lane.receiver.let_go(&body).unwrap();
+    assert_eq!(lane.receiver.holding(0), Some(Holding::Application), "the application kept it");
+    assert_eq!(lane.sender.send(&[1; 125], Meta::default()), Err(SendError::Full));
+}
+
+#[test]
+fn slots_are_the_senders_again_when_none_before_them_is_held() {
+    let mut lane = lane(SHAPE);
+    for n in 0..4 {
+        lane.sender.send(&[n; 60], Meta::default()).unwrap();
+    }
+    let bodies: Vec<Body> = (0..4).map(|_| lane.receiver.take().unwrap().unwrap().body).collect();
+    for later in [3, 1, 2] {
+        lane.receiver.let_go(&bodies[later]).unwrap();
+        lane.receiver.let_go(&bodies[later]).unwrap();
+        assert_eq!(lane.sender.space(), Ok(0));
+    }
+    let mut seen = [9; 60];
+    lane.receiver.read(&bodies[0], 0, &mut seen).unwrap();
+    assert_eq!(seen, [0; 60]);
+    lane.receiver.let_go(&bodies[0]).unwrap();
+    assert_eq!(lane.sender.space(), Ok(4));
+}
+
+#[test]
+fn a_sender_that_writes_without_credit_is_found_out() {
+    let lane = lane(SHAPE);
+    let (word, _) = super::event::short_words(8, [0, 0], super::FilterId::NONE, false);
+    for n in 0..5 {
+        let lap = u64::from(Geometry::lap(n, 4)) << 56;
+        lane.receive_area.store_u64(SHAPE.slot_at(n) + 56, word | lap, StoreOrder::Release).unwrap();
+        if n < 4 {
+            lane.receiver.take().unwrap().unwrap();
+        }
+    }
+    fails_for_ever(&lane, Nonsense::NoCredit(0));
 }
 
 #[test]
@@ -175,7 +207,7 @@ fn a_frame_in_shared_memory_is_sent_from_there() {
     let source = Heap::new(4096);
     let data: Vec<u8> = (0..=255).collect();
     source.write(100, &data).unwrap();
-    for len in [0, 1, 60, 61, 129, 256] {
+    for len in [0, 1, 60, 61, 121, 129, 256] {
         lane.sender.stage_from(&source, 100, len, Meta::default()).unwrap();
         lane.sender.push().unwrap();
         assert_eq!(frame(&lane.receiver).unwrap(), data[..len]);
@@ -188,7 +220,7 @@ fn a_frame_in_shared_memory_is_sent_from_there() {
 fn streamed_payload_arrives_whole() {
     let mut lane = with_buffers(SHAPE);
     lane.sender.stream_from(64);
-    for len in [61, 64, 127, 128, 300] {
+    for len in [61, 64, 121, 128, 300] {
         lane.sender.send(&vec![len as u8; len], Meta::default()).unwrap();
         assert_eq!(frame(&lane.receiver), Some(vec![len as u8; len]));
         assert_eq!(frame(&lane.receiver), None, "and the buffers go back");
@@ -213,12 +245,11 @@ fn forge(lane: &Lane, line: &Line, lap: u8) {
 }
 
 fn fails_for_ever(lane: &Lane, reason: Nonsense) {
-    let error = LaneError::Nonsense(reason);
-    assert_eq!(lane.receiver.take(), Err(error));
-    assert_eq!(lane.receiver.take(), Err(error));
-    assert_eq!(lane.receiver.failure(), Some(error));
-    assert_eq!(lane.receiver.post(0), Err(PostError::Failed(error)));
-    assert_eq!(lane.receiver.arm(), Err(error));
+    assert_eq!(lane.receiver.take(), Err(LaneOver));
+    assert_eq!(lane.receiver.take(), Err(LaneOver));
+    assert_eq!(lane.receiver.failure(), Some(LaneError::Nonsense(reason)));
+    assert_eq!(lane.receiver.post(0), Err(PostError::Failed(LaneOver)));
+    assert_eq!(lane.receiver.arm(), Err(LaneOver));
 }
 
 #[test]
@@ -230,6 +261,8 @@ fn a_sender_that_lies_is_found_out() {
         (Line { body: [0; 56], last: 0 }, 1, Nonsense::Kind(0)),
         (Line { body: [0; 56], last: 7 << 53 }, 1, Nonsense::Kind(7)),
         (Line { body: [0; 56], last: 1 << 53 | 61 << 47 }, 1, Nonsense::Length { bytes: 61, most: 60 }),
+        (Line { body: [0; 56], last: 4 << 53 | 61 << 47 }, 1, Nonsense::Length { bytes: 61, most: 60 }),
+        (Line { body: [0; 56], last: 4 << 53 | 9 << 47 }, 1, Nonsense::Lap { slot: 1, seen: 0, expected: 1 }),
         (buffer(address(0), 129), 1, Nonsense::Length { bytes: 129, most: 128 }),
         (buffer(address(384), 64), 1, Nonsense::Address(address(384))),
         (buffer(address(64), 64), 1, Nonsense::Address(address(64))),
@@ -249,8 +282,8 @@ fn a_sender_that_lies_is_found_out() {
 #[test]
 fn a_buffer_that_is_filled_twice_is_found_out() {
     let mut lane = with_buffers(SHAPE);
-    lane.sender.send(&[1; 64], Meta::default()).unwrap();
-    let Body::Buffer { index, .. } = lane.receiver.take().unwrap().unwrap().body else { panic!("a buffer") };
+    lane.sender.send(&[1; 128], Meta::default()).unwrap();
+    let index = lane.receiver.take().unwrap().unwrap().body.buffer().unwrap();
     let line = Line::buffer(SHAPE.address(index).unwrap(), 64, true, false, Meta::default());
     lane.receive_area.write(64, &line.body).unwrap();
     lane.receive_area.store_u64(120, line.word(1), StoreOrder::Release).unwrap();
@@ -302,15 +335,15 @@ fn a_receiver_that_lies_is_found_out() {
     let at = |offset| Address::new(9, offset).unwrap();
     let mut one = lane(SHAPE);
     post(&one, 0, at(0).with_lap(2));
-    fails(&mut one, 100, Nonsense::PostedLap { seen: 2, expected: 1 });
+    fails(&mut one, 125, Nonsense::PostedLap { seen: 2, expected: 1 });
     for bad in [at(384), at(64), Address::new(10, 0).unwrap()] {
         let mut one = lane(SHAPE);
         post(&one, 0, bad.with_lap(1));
-        fails(&mut one, 100, Nonsense::Address(bad));
+        fails(&mut one, 125, Nonsense::Address(bad));
     }
     let mut one = lane(SHAPE);
     (0..4).for_each(|n| post(&one, n, at(0).with_lap(1)));
-    fails(&mut one, 100, Nonsense::TooManyBuffers);
+    fails(&mut one, 125, Nonsense::TooManyBuffers);
 }
 
 proptest! {
@@ -326,12 +359,14 @@ proptest! {
         }
         for _ in 0..8 {
             match lane.receiver.take() {
-                Ok(Some(arrival)) => if let Body::Buffer { index, len, .. } = arrival.body {
-                    prop_assert!(index < 3 && len <= 128);
-                    lane.receiver.repost(index).unwrap();
-                },
+                Ok(Some(arrival)) => {
+                    if let Some(index) = arrival.body.buffer() {
+                        prop_assert!(index < 3 && arrival.body.len() <= 128);
+                    }
+                    lane.receiver.let_go(&arrival.body).unwrap();
+                }
                 Ok(None) => {}
-                Err(error) => prop_assert_eq!(lane.receiver.failure(), Some(error)),
+                Err(LaneOver) => prop_assert!(lane.receiver.failure().is_some()),
             }
         }
     }
@@ -344,7 +379,7 @@ proptest! {
             let word = if good { word & 0x8003_FFFF | 9 << 40 | 1 << 56 } else { word };
             lane.return_area.store_u64(at * 8, word, StoreOrder::Release).unwrap();
         }
-        for len in [0, 61, 200, 60, 128] {
+        for len in [0, 121, 200, 60, 128] {
             let _ = lane.sender.send(&vec![1; len], Meta::default());
         }
         let mut bytes = vec![0; lane.receive_area.bytes()];
