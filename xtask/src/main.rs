@@ -4,7 +4,7 @@
 //!   ARCHITECTURE.md ──arrows block──▶ arrows ◀── cargo metadata
 //!                           └───────▶ sources ◀── every .rs file
 //!   ntb-spec tables ────────────────▶ registers ──▶ docs/registers.md
-//!   check = fmt, clippy, arrows, sources, registers, doc      test = units, docs, benches, guests
+//!   check = fmt, clippy, arrows, sources, registers, doc      test = units, docs, loom, benches, guests
 //! ```
 //!
 //! A human and CI call the same commands: `.ci/run` is `cargo xtask check`, then `cargo xtask test`.
@@ -52,7 +52,9 @@ enum Chore {
     },
     /// Format, clippy, arrows, sources, register page, documentation: what must hold before a commit
     Check,
-    /// Unit tests, doc tests, benches compiled; with --guests, or where CI is set, real guests too
+    /// The rings of `cells` in loom: every interleaving, then each ordering weakened alone, which must fail
+    Loom,
+    /// Unit tests, doc tests, loom, benches compiled; with --guests, or where CI is set, real guests too
     Test {
         /// Boot two guests on a twin as well; always done where the environment variable CI is set
         #[arg(long)]
@@ -81,6 +83,7 @@ fn run(chore: &Chore) -> Result<bool> {
             registers::findings(&workspace).map(|found| tell("registers", &found))
         }
         Chore::Registers { check: false } => registers::write(&workspace).map(|()| true),
+        Chore::Loom => steps::run("cargo xtask loom", &workspace, &[test::loom()]),
         Chore::Check => check::run(&workspace),
         Chore::Test { guests } => test::run(&workspace, *guests),
     }

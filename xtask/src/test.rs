@@ -51,6 +51,7 @@ fn without_guests(ci: bool, nextest: bool) -> Vec<Step> {
             work: Work::Cargo(Cargo::new("test --workspace --locked --doc").minutes(5)),
             advice: "An example in a comment does not do what it says.",
         },
+        loom(),
         Step {
             name: "benches",
             // Built as they are, and not optimised: this shows that they link.
@@ -58,6 +59,17 @@ fn without_guests(ci: bool, nextest: bool) -> Vec<Step> {
             advice: "A bench does not build.",
         },
     ]
+}
+
+/// Every interleaving of the rings, and each of their orderings weakened alone.
+pub(crate) fn loom() -> Step {
+    // Another cfg is another build of everything below: it has a target directory of its own.
+    let models = Cargo::new("test -p cells -p vi --lib --locked --target-dir target/loom");
+    Step {
+        name: "loom",
+        work: Work::Cargo(models.with("RUSTFLAGS", "--cfg loom").minutes(5)),
+        advice: "A model failed, or an ordering can go without a model that fails; both are named above.",
+    }
 }
 
 /// The program, and what its guests are made of.

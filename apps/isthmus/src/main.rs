@@ -14,6 +14,7 @@ mod overlay;
 mod status;
 mod trace;
 mod twin_command;
+mod window_choice;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::io::IsTerminal;

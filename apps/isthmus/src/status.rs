@@ -1,12 +1,12 @@
 //! `isthmus status`: ports, windows, counters of a running twin.
 
 use crate::Outcome;
+use crate::window_choice::OneWindow;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use control::{Client, PortName, PortStatus, Registers, Reply, Request, Status, StoreMode, WindowMode};
+use control::{Client, EngineStatus, PortStatus, Registers, Reply, Request, Status, StoreMode};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 /// Ports, windows and counters of a running twin
@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     /// The twin's control socket
     #[arg(long, value_name = "PATH")]
     control: PathBuf,
-    /// Every register of both ports instead
+    /// Every register of both ports and of their DMA engines instead
     #[arg(long)]
     registers: bool,
     /// Print a line at every change from now on, until interrupted
@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     set_stores: Option<Stores>,
     /// First move a window to another mode of its class while the guests run, as in a:0=direct: port, window, mode
     #[arg(long, value_name = "PORT:WINDOW=MODE")]
-    set_window: Vec<SetWindow>,
+    set_window: Vec<OneWindow>,
     /// One JSON object (with --watch: one a line)
     #[arg(long)]
     json: bool,
@@ -43,36 +43,6 @@ enum Stores {
     Deliver,
     /// Checked and thrown away
     Discard,
-}
-
-/// `a:0=direct`.
-#[derive(Debug, Clone, Copy)]
-struct SetWindow {
-    port: PortName,
-    window: u8,
-    mode: WindowMode,
-}
-
-impl FromStr for SetWindow {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let form = || format!("{text:?} is not PORT:WINDOW=MODE, such as a:0=direct");
-        let (place, mode) = text.split_once('=').ok_or_else(form)?;
-        let (port, window) = place.split_once(':').ok_or_else(form)?;
-        let port = match port {
-            "a" => PortName::A,
-            "b" => PortName::B,
-            _ => return Err(form()),
-        };
-        let window = match window {
-            "0" => 0,
-            "1" => 1,
-            _ => return Err(form()),
-        };
-        let mode: twin_server::WindowMode = mode.parse().map_err(|error| format!("{error}"))?;
-        Ok(Self { port, window, mode: mode.into() })
-    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
@@ -89,8 +59,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         };
         client.call(&Request::SetStores { stores })?;
     }
-    for &SetWindow { port, window, mode } in &arguments.set_window {
-        client.call(&Request::SetWindow { port, window, mode })?;
+    for &OneWindow { port, window, mode } in &arguments.set_window {
+        client.call(&Request::SetWindow { port, window, mode: mode.into() })?;
     }
     if arguments.watch {
         client.call(&Request::Watch)?;
@@ -131,12 +101,7 @@ fn show(status: &Status) -> String {
 }
 
 fn show_port(port: &PortStatus) -> String {
-    let on = |flag: bool| if flag { "on" } else { "off" };
-    let who = match (port.attached, port.pid) {
-        (true, Some(pid)) => format!("host attached, pid {pid}"),
-        (true, None) => "host attached".to_owned(),
-        (false, _) => "nobody attached".to_owned(),
-    };
+    let who = who(port.attached, port.pid);
     let mut text = format!("\nport {} ({:?}) at {}: {who}\n", port.port, port.role, port.socket).to_string();
     text += &format!(
         "  link enable {}, memory decode {}, bus master {}; {} attaches, {} resets\n",
@@ -177,7 +142,57 @@ fn show_port(port: &PortStatus) -> String {
             window.refused_loads
         );
     }
+    if let Some(engine) = &port.engine {
+        text += &show_engine(engine);
+    }
     text
+}
+
+fn show_engine(engine: &EngineStatus) -> String {
+    let mut text = format!(
+        "  DMA engine at {}: {}; {} channels, memory decode {}, bus master {}; {} attaches, {} resets\n",
+        engine.socket,
+        who(engine.attached, engine.pid),
+        engine.channels,
+        on(engine.memory_enabled),
+        on(engine.bus_master),
+        engine.attaches,
+        engine.resets
+    );
+    text += &format!(
+        "    host memory {} MiB reachable, {} MiB not; messages {}, refused {}, bad accesses {}\n",
+        engine.mapped_bytes >> 20,
+        engine.unreachable_bytes >> 20,
+        engine.messages,
+        engine.refused_messages,
+        engine.bad_accesses
+    );
+    text += &format!(
+        "    descriptors {}, copied {} bytes in {} pieces; halts {}, {} of them at bad addresses; \
+         closed windows: dropped {} writes ({} bytes), refused {} reads; interrupts raised {}\n",
+        engine.descriptors,
+        engine.copied_bytes,
+        engine.pieces,
+        engine.errors,
+        engine.faults,
+        engine.drops,
+        engine.dropped_bytes,
+        engine.refused_reads,
+        engine.interrupts
+    );
+    text
+}
+
+fn on(flag: bool) -> &'static str {
+    if flag { "on" } else { "off" }
+}
+
+fn who(attached: bool, pid: Option<u32>) -> String {
+    match (attached, pid) {
+        (true, Some(pid)) => format!("host attached, pid {pid}"),
+        (true, None) => "host attached".to_owned(),
+        (false, _) => "nobody attached".to_owned(),
+    }
 }
 
 fn show_registers(registers: &Registers) -> String {
@@ -185,7 +200,7 @@ fn show_registers(registers: &Registers) -> String {
     for register in &registers.registers {
         let digits = usize::from(register.bytes) * 2 + 2;
         let line = format!(
-            "{} {:6} {:#06x} {:<18} {:#0digits$x}  {}",
+            "{} {:10} {:#06x} {:<18} {:#0digits$x}  {}",
             register.port, register.space, register.offset, register.name, register.value, register.meaning
         );
         text += line.trim_end();
@@ -196,18 +211,4 @@ fn show_registers(registers: &Registers) -> String {
 
 fn seconds(millis: u64) -> String {
     format!("{}.{:03} s", millis / 1000, millis % 1000)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows_are_named_by_port_number_and_mode() {
-        let set: SetWindow = "b:1=alias".parse().unwrap();
-        assert_eq!((set.port, set.window, set.mode), (PortName::B, 1, WindowMode::Alias));
-        for nonsense in ["", "a", "a:0", "a:2=trap", "c:0=trap", "a:0=warp", "a:0=", ":=", "a:0=trap=x"] {
-            assert!(nonsense.parse::<SetWindow>().is_err(), "{nonsense}");
-        }
-    }
 }

@@ -14,6 +14,7 @@ use twin_server::{Direction, TraceRecord, TraceSpace};
 Examples:
   isthmus trace t.jsonl --port a --register NTBCNTL      what port a did with its control register
   isthmus trace t.jsonl --space bar0 --writes            every register write
+  isthmus trace t.jsonl --space dma-bar0                 what the DMA engines' drivers do
   isthmus trace t.jsonl --bad                            accesses that hit nothing")]
 pub(crate) struct Arguments {
     /// The trace
@@ -55,6 +56,10 @@ enum Space {
     Config,
     /// BAR 0
     Bar0,
+    /// Configuration space of the DMA engine
+    DmaConfig,
+    /// BAR 0 of the DMA engine
+    DmaBar0,
 }
 
 impl Arguments {
@@ -66,6 +71,8 @@ impl Arguments {
         let space = self.space.is_none_or(|space| match space {
             Space::Config => record.space == TraceSpace::Config,
             Space::Bar0 => record.space == TraceSpace::Bar0,
+            Space::DmaConfig => record.space == TraceSpace::DmaConfig,
+            Space::DmaBar0 => record.space == TraceSpace::DmaBar0,
         });
         let direction = match record.direction {
             Direction::Read => !self.writes,
@@ -112,6 +119,8 @@ fn show(record: &TraceRecord) -> String {
     let space = match space {
         TraceSpace::Config => "config",
         TraceSpace::Bar0 => "bar0",
+        TraceSpace::DmaConfig => "dma-config",
+        TraceSpace::DmaBar0 => "dma-bar0",
     };
     let arrow = match direction {
         Direction::Read => "->",
@@ -120,7 +129,7 @@ fn show(record: &TraceRecord) -> String {
     let digits = usize::try_from((*bytes).min(8)).unwrap_or(8) * 2;
     let register = if *hit { register } else { "(nothing)" };
     let line = format!(
-        "{:>6}.{:06} {port} {space:6} {offset:#06x}/{bytes:<4} {register:<18} {arrow} {value:#0width$x}  {meaning}",
+        "{:>6}.{:06} {port} {space:10} {offset:#06x}/{bytes:<4} {register:<18} {arrow} {value:#0width$x}  {meaning}",
         at_us / 1_000_000,
         at_us % 1_000_000,
         width = digits + 2

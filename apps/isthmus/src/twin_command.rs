@@ -1,6 +1,7 @@
 //! `isthmus twin`: serve a twin on two sockets.
 
 use crate::Outcome;
+use crate::window_choice::{self, WindowChoice};
 use anyhow::{Context, bail};
 use control::WindowClass;
 use serde_json::json;
@@ -11,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use twin::{Setup, WindowSize};
-use twin_server::{Endpoint, Options, Server, WindowMode};
+use twin_server::{Endpoint, Modes, Options, Server};
 
 /// Serve a twin on two sockets, for your own QEMUs
 #[derive(Debug, clap::Args)]
@@ -19,6 +20,7 @@ use twin_server::{Endpoint, Options, Server, WindowMode};
 Example:
   isthmus twin --port-a /tmp/a.sock --port-b /tmp/b.sock --control /tmp/twin.sock
   isthmus status --control /tmp/twin.sock
+  isthmus twin --port-a /tmp/a.sock --port-b /tmp/b.sock --dma-a /tmp/dma-a.sock --dma-b /tmp/dma-b.sock --window dma
 
 QEMU must be 10.1 or newer. The guest's memory must be shared (memory-backend-memfd,share=on), or the twin cannot
 reach it. The command lines that attach to this twin are printed once it listens. It serves until SIGTERM or SIGINT;
@@ -30,15 +32,23 @@ pub(crate) struct Arguments {
     /// Socket of port b, the downstream device
     #[arg(long, value_name = "PATH|fd:N")]
     port_b: Endpoint,
+    /// Socket of an I/OAT DMA engine for the host at port a
+    #[arg(long, value_name = "PATH|fd:N")]
+    dma_a: Option<Endpoint>,
+    /// Socket of an I/OAT DMA engine for the host at port b
+    #[arg(long, value_name = "PATH|fd:N")]
+    dma_b: Option<Endpoint>,
     /// Socket for `isthmus status`
     #[arg(long, value_name = "PATH|fd:N")]
     control: Option<Endpoint>,
     /// How data crosses the memory windows
     ///
-    /// trap and dma: every access is a message. shared, alias, direct: the BAR is memory, which needs the overlay in QEMU
-    /// (the printed command lines load it). Two modes, as in direct,trap, are port a's and port b's.
-    #[arg(long, value_name = "MODE[,MODE]", default_value = "trap", value_delimiter = ',', num_args = 1..=2)]
-    window: Vec<WindowMode>,
+    /// trap and dma: every access of a processor is a message; dma says that bulk is to go by the DMA engine, and insists on
+    /// --dma-a and --dma-b. (The engine works in every mode.) shared, alias, direct: the BAR is memory, which needs
+    /// the overlay in QEMU (the printed command lines load it). Two modes, as in direct,trap, are port a's and port b's; a:0=dma is
+    /// the mode of port a's window 0.
+    #[arg(long, value_name = "MODE[,MODE][,PORT:WINDOW=MODE]..", default_value = "trap", value_delimiter = ',', num_args = 1..=6)]
+    window: Vec<WindowChoice>,
     /// The overlay object that mapped windows need in QEMU, if it is not where this program looks
     #[arg(long, value_name = "FILE")]
     overlay: Option<PathBuf>,
@@ -57,18 +67,19 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Port a's mode and port b's.
-    fn modes(&self) -> anyhow::Result<[WindowMode; 2]> {
-        match self.window.as_slice() {
-            [both] => Ok([*both; 2]),
-            [a, b] => Ok([*a, *b]),
-            _ => bail!("--window takes one mode, or port a's and port b's with a comma between"),
-        }
+    /// The modes of port a's windows and of port b's.
+    fn modes(&self) -> anyhow::Result<Modes> {
+        let Some(modes) = window_choice::modes(&self.window) else {
+            bail!(
+                "--window takes one mode, or port a's and port b's with a comma between, and then single windows"
+            );
+        };
+        Ok(modes)
     }
 
     /// The object that QEMU has to load, if any window is mapped.
-    fn overlay_for(&self, modes: [WindowMode; 2]) -> anyhow::Result<Option<PathBuf>> {
-        if modes.iter().all(|mode| mode.class() == WindowClass::Messaged) {
+    fn overlay_for(&self, modes: Modes) -> anyhow::Result<Option<PathBuf>> {
+        if modes.iter().flatten().all(|mode| mode.class() == WindowClass::Messaged) {
             return Ok(None);
         }
         if !matches!(self.control, Some(Endpoint::Path(_))) {
@@ -82,6 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let modes = arguments.modes()?;
     let options = Options {
         ports: [arguments.port_a.clone(), arguments.port_b.clone()],
+        engines: [arguments.dma_a.clone(), arguments.dma_b.clone()],
         control: arguments.control.clone(),
         setup: Setup {
             windows: [arguments.mw_size; 2],
@@ -112,12 +124,20 @@ fn stop_signal() -> std::io::Result<UnixStream> {
 /// Says where the ports are and how a QEMU gets there. A closed stdout is no reason not to serve.
 fn announce(arguments: &Arguments, overlay: Option<&Path>) -> anyhow::Result<()> {
     let environment = environment(arguments, overlay);
-    let ports = [("a", &arguments.port_a), ("b", &arguments.port_b)];
+    let ports = [
+        ("a", &arguments.port_a, arguments.dma_a.as_ref()),
+        ("b", &arguments.port_b, arguments.dma_b.as_ref()),
+    ];
     let mut text = String::new();
     if arguments.json {
         let ports: Vec<_> = ports
             .iter()
-            .map(|(name, endpoint)| json!({"port": name, "socket": endpoint.to_string(), "qemu": qemu(endpoint)}))
+            .map(|(name, port, engine)| {
+                json!({
+                    "port": name, "socket": port.to_string(), "dma": engine.map(Endpoint::to_string),
+                    "qemu": qemu(port, *engine),
+                })
+            })
             .collect();
         let control = arguments.control.as_ref().map(Endpoint::to_string);
         let object = json!({
@@ -126,13 +146,17 @@ fn announce(arguments: &Arguments, overlay: Option<&Path>) -> anyhow::Result<()>
         });
         text.push_str(&serde_json::to_string(&object)?);
     } else {
-        for (name, endpoint) in ports {
-            text.push_str(&format!("port {name} listens at {endpoint}; attach a guest with\n  "));
+        for (name, endpoint, engine) in ports {
+            text.push_str(&format!("port {name} listens at {endpoint}"));
+            if let Some(engine) = engine {
+                text.push_str(&format!(", its DMA engine at {engine}"));
+            }
+            text.push_str("; attach a guest with\n  ");
             for (name, value) in &environment {
                 text.push_str(&format!("{name}={} ", quoted(value)));
             }
             text.push_str("qemu-system-x86_64");
-            for argument in qemu(endpoint) {
+            for argument in qemu(endpoint, engine) {
                 text.push(' ');
                 text.push_str(&quoted(&argument));
             }
@@ -161,8 +185,25 @@ fn environment(arguments: &Arguments, overlay: Option<&Path>) -> BTreeMap<&'stat
         .collect()
 }
 
-/// The arguments that matter: shared memory, a port of its own, the device.
-fn qemu(endpoint: &Endpoint) -> Vec<String> {
+/// The arguments that matter: shared memory, a port of its own for each device, the devices.
+fn qemu(port: &Endpoint, engine: Option<&Endpoint>) -> Vec<String> {
+    let mut arguments = vec![
+        "-machine".to_owned(),
+        "q35,memory-backend=mem".to_owned(),
+        "-m".to_owned(),
+        "512M".to_owned(),
+        "-object".to_owned(),
+        "memory-backend-memfd,id=mem,size=512M,share=on".to_owned(),
+    ];
+    arguments.extend(device("ntb", "rp1", 1, port));
+    if let Some(engine) = engine {
+        arguments.extend(device("dma", "rp2", 2, engine));
+    }
+    arguments
+}
+
+/// A device behind a root port of its own.
+fn device(id: &str, bus: &str, chassis: u8, endpoint: &Endpoint) -> [String; 4] {
     let path = match endpoint {
         Endpoint::Path(path) => {
             std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string()
@@ -170,22 +211,14 @@ fn qemu(endpoint: &Endpoint) -> Vec<String> {
         Endpoint::Inherited { number, .. } => format!("(the path behind fd {number})"),
     };
     let device = json!({
-        "driver": "vfio-user-pci", "id": "ntb", "bus": "rp1", "socket": {"type": "unix", "path": path},
+        "driver": "vfio-user-pci", "id": id, "bus": bus, "socket": {"type": "unix", "path": path},
     });
     [
-        "-machine",
-        "q35,memory-backend=mem",
-        "-m",
-        "512M",
-        "-object",
-        "memory-backend-memfd,id=mem,size=512M,share=on",
-        "-device",
-        "pcie-root-port,id=rp1,chassis=1",
-        "-device",
-        &device.to_string(),
+        "-device".to_owned(),
+        format!("pcie-root-port,id={bus},chassis={chassis}"),
+        "-device".to_owned(),
+        device.to_string(),
     ]
-    .map(str::to_owned)
-    .into()
 }
 
 /// A word for a shell.

@@ -27,6 +27,6 @@ pub use client::{CallError, Client};
 pub use lines::{LineTooLong, Lines, MAX_LINE_BYTES, decode, encode};
 pub use overlay::{FileRange, MAX_OVERLAY_FILES, MAX_OVERLAY_PIECES, OverlayAnswer, OverlayCommand, Piece};
 pub use types::{
-    Event, LinkState, LinkStatus, PortName, PortStatus, RegisterValue, Registers, Reply, Request, Role,
-    Status, StoreMode, WindowClass, WindowMode, WindowStatus,
+    EngineStatus, Event, LinkState, LinkStatus, PortName, PortStatus, RegisterValue, Registers, Reply,
+    Request, Role, Status, StoreMode, WindowClass, WindowMode, WindowStatus,
 };

@@ -219,6 +219,58 @@ pub struct PortStatus {
     pub interrupts: u64,
     /// The windows through which this port stores into its peer.
     pub windows: Vec<WindowStatus>,
+    /// The DMA engine of this port's host, if the twin serves one.
+    #[serde(default)]
+    pub engine: Option<EngineStatus>,
+}
+
+/// The I/OAT engine of a port's host. Counters begin when the twin does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// Where the host connects.
+    pub socket: String,
+    /// Whether it is connected.
+    pub attached: bool,
+    /// That host's process id.
+    pub pid: Option<u32>,
+    /// How many channels the engine has.
+    pub channels: u8,
+    /// Command register: memory decode.
+    pub memory_enabled: bool,
+    /// Command register: bus master.
+    pub bus_master: bool,
+    /// How many hosts have attached so far.
+    pub attaches: u64,
+    /// How many resets (bus reset, function-level reset) so far.
+    pub resets: u64,
+    /// Bytes of host memory that the engine can reach.
+    pub mapped_bytes: u64,
+    /// Bytes of host memory that were announced without a file that the twin may use.
+    pub unreachable_bytes: u64,
+    /// vfio-user messages handled.
+    pub messages: u64,
+    /// vfio-user messages refused with an error.
+    pub refused_messages: u64,
+    /// Register accesses that hit no register, or one of another width.
+    pub bad_accesses: u64,
+    /// Descriptors that completed.
+    pub descriptors: u64,
+    /// Bytes that descriptors have copied, wherever they went.
+    pub copied_bytes: u64,
+    /// Pieces of at most 256 KiB that these were copied in.
+    pub pieces: u64,
+    /// Accesses that led nowhere and halted their channel.
+    pub faults: u64,
+    /// Errors of any kind that halted a channel.
+    pub errors: u64,
+    /// Writes into a window that was closed, which were dropped.
+    pub drops: u64,
+    /// Bytes of those.
+    pub dropped_bytes: u64,
+    /// Reads from a window that was closed, which gave all ones.
+    pub refused_reads: u64,
+    /// Interrupts raised at the host.
+    pub interrupts: u64,
 }
 
 /// How a window works.

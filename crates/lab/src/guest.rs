@@ -102,6 +102,12 @@ impl Guest {
         self.side
     }
 
+    /// The process id of its QEMU.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.qemu.pid()
+    }
+
     /// The way to its agent.
     #[must_use]
     pub fn mux(&self) -> &Mux {

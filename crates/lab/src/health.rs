@@ -25,7 +25,8 @@ const LOADER: [&str; 2] = ["loading out-of-tree module taints kernel", "module v
 /// The level of a warning; lower is worse.
 const WARNING: u8 = 4;
 
-/// Lines of a kernel log that speak of trouble, or come from an NTB driver with level warning or worse.
+/// Lines of a kernel log that speak of trouble, or come from an NTB driver or ioatdma with level warning or worse. That
+/// includes `ioat_eh`: a peer that goes closes its window, and stores by DMA are dropped there without an error.
 #[must_use]
 pub fn complaints(log: &[(u8, String)]) -> Vec<String> {
     let bad = |(level, text): &&(u8, String)| {
@@ -37,8 +38,9 @@ pub fn complaints(log: &[(u8, String)]) -> Vec<String> {
 }
 
 fn speaks_of_ntb(text: &str) -> bool {
-    // A word that begins so: ntb_hw_intel, ntb0, ntb_transport; also the prefix of "Software Queue-Pair ..".
-    text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word.starts_with("ntb"))
+    // A word that begins so: ntb_hw_intel, ntb0, ntb_transport, ioatdma; also the prefix of "Software Queue-Pair ..".
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    words.into_iter().any(|word| word.starts_with("ntb") || word.starts_with("ioat"))
         || text.contains("Software Queue-Pair Transport")
 }
 
@@ -72,6 +74,9 @@ mod tests {
         assert!(found(6, "rcu: INFO: rcu_preempt self-detected stall on CPU"));
         assert!(found(4, "WARNING: CPU: 0 PID: 1 at kernel/x.c:1"));
         assert!(found(3, "INFO: task ntb:12 blocked for more than 120 seconds."));
+        assert!(found(3, "ioatdma 0000:02:00.0: Self-test copy failed compare, disabling"));
+        assert!(found(3, "ioatdma 0000:02:00.0: ioat_eh: Errors: 0x100"));
+        assert!(!found(6, "ioatdma 0000:02:00.0: enabling device (0000 -> 0002)"));
         assert!(!found(6, "ntb_hw_intel 0000:01:00.0: NTB device registered."));
         assert!(!found(4, "ntb: loading out-of-tree module taints kernel."));
         assert!(!found(4, "clocksource: Long readout interval"));

@@ -1,7 +1,7 @@
 //! What a user may choose, resolved from nothing but the arguments.
 
 use crate::artifacts::Series;
-use control::{WindowClass, WindowMode};
+use crate::windows::{Window, Windows};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -73,67 +73,6 @@ impl fmt::Display for Side {
     }
 }
 
-/// How window accesses cross.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Window {
-    /// Every access is a message to the twin.
-    Trap,
-    /// The BAR is memory that the peer's BAR is too.
-    Shared,
-    /// The BAR is memory that the peer's RAM is too.
-    Alias,
-    /// The BAR is the peer's RAM.
-    Direct,
-}
-
-impl Window {
-    /// Every mode, in the order in which they are compared.
-    pub const ALL: [Self; 4] = [Self::Trap, Self::Shared, Self::Alias, Self::Direct];
-
-    /// What the twin calls it.
-    #[must_use]
-    pub fn mode(self) -> WindowMode {
-        match self {
-            Self::Trap => WindowMode::Trap,
-            Self::Shared => WindowMode::Shared,
-            Self::Alias => WindowMode::Alias,
-            Self::Direct => WindowMode::Direct,
-        }
-    }
-
-    /// Whether accesses reach the twin.
-    #[must_use]
-    pub fn class(self) -> WindowClass {
-        match self {
-            Self::Trap => WindowClass::Messaged,
-            Self::Shared | Self::Alias | Self::Direct => WindowClass::Mapped,
-        }
-    }
-
-    /// Whether the BAR is memory, which needs the overlay in QEMU.
-    #[must_use]
-    pub fn is_mapped(self) -> bool {
-        self.class() == WindowClass::Mapped
-    }
-
-    /// Whether stores arrive in the peer's RAM, the only place where stock drivers look for them.
-    #[must_use]
-    pub fn reaches_ram(self) -> bool {
-        self != Self::Shared
-    }
-}
-
-impl fmt::Display for Window {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Trap => f.write_str("trap"),
-            Self::Shared => f.write_str("shared"),
-            Self::Alias => f.write_str("alias"),
-            Self::Direct => f.write_str("direct"),
-        }
-    }
-}
-
 /// Choices that all runs share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -142,7 +81,13 @@ pub struct Options {
     /// Which kernel.
     pub series: Series,
     /// How windows work.
-    pub window: Window,
+    pub windows: Windows,
+    /// Whether each guest has an I/OAT engine beside its NTB.
+    pub dma: bool,
+    /// Whether the guests are joined by a virtio-net device as well, to compare with.
+    pub virtio_net: bool,
+    /// Whether QEMU tells perf which guest code its translated code is.
+    pub perfmap: bool,
     /// The object that QEMU loads where windows are mapped.
     pub overlay: Option<PathBuf>,
     /// Size of each memory window.
@@ -160,7 +105,10 @@ impl Default for Options {
         Self {
             accel: Accel::Auto,
             series: Series::V6_12,
-            window: Window::Trap,
+            windows: Window::Trap.into(),
+            dma: false,
+            virtio_net: false,
+            perfmap: false,
             overlay: None,
             window_bytes: 1 << 20,
             memory_mib: 512,
@@ -184,18 +132,23 @@ pub const MAX_STOCK_WINDOW_BYTES: u64 = 4 << 20;
 /// # Errors
 /// A sentence that says what a window size may be.
 pub fn parse_window_size(text: &str) -> Result<u64, String> {
-    let word = text.trim_end_matches(['B', 'b', 'i']);
-    let (digits, shift) = match word.strip_suffix(['K', 'k']) {
-        Some(digits) => (digits, 10),
-        None => word.strip_suffix(['M', 'm']).map_or((word, 0), |digits| (digits, 20)),
-    };
-    let size = digits.parse::<u64>().ok().and_then(|size| size.checked_mul(1 << shift));
-    match size {
+    match parse_size(text) {
         Some(size) if size.is_power_of_two() && (MIN_WINDOW_BYTES..=MAX_WINDOW_BYTES).contains(&size) => {
             Ok(size)
         }
         _ => Err(format!("{text:?} is no window size: a power of two from 64K to 512M, such as 1M")),
     }
+}
+
+/// A size as people write it, whatever it is for.
+#[must_use]
+pub fn parse_size(text: &str) -> Option<u64> {
+    let word = text.trim_end_matches(['B', 'b', 'i']);
+    let (digits, shift) = match word.strip_suffix(['K', 'k']) {
+        Some(digits) => (digits, 10),
+        None => word.strip_suffix(['M', 'm']).map_or((word, 0), |digits| (digits, 20)),
+    };
+    digits.parse::<u64>().ok().and_then(|size| size.checked_mul(1 << shift))
 }
 
 /// A size for people: `1M`.

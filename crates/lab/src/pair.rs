@@ -4,14 +4,16 @@ use crate::guest::{Booting, Guest, Switchboard};
 use crate::initrd;
 use crate::interrupt;
 use crate::kvm;
-use crate::options::{Accel, Side, Window};
+use crate::options::{Accel, Side};
 use crate::plan::Plan;
 use crate::process::tail;
 use crate::run_dir::RunDir;
+use crate::steps;
 use crate::trouble::failed;
 use crate::twin::Twin;
+use crate::windows::Windows;
 use anyhow::{Context, bail};
-use control::PortStatus;
+use control::{PortName, PortStatus};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -40,7 +42,7 @@ impl Pair {
         match booted {
             Ok((twin, guests, accel, switchboard)) => {
                 let mut pair = Self { guests, twin, plan, accel, switchboard, directory };
-                if let Err(error) = pair.check_windows() {
+                if let Err(error) = pair.check_devices() {
                     pair.directory.keep();
                     let path = pair.directory.path().display();
                     return Err(error.context(format!("the logs of the run are in {path}")));
@@ -126,21 +128,32 @@ impl Pair {
     pub fn replace(&mut self, side: Side) -> anyhow::Result<()> {
         let booting = Guest::start(&self.plan, side, self.accel)?;
         self.guests[side.index()] = booting.finish(&self.plan, &self.switchboard)?;
-        self.check_windows()
+        self.check_devices()
     }
 
-    /// Sees that every window attached as it was asked to: without the overlay a mapped one is trapped.
-    fn check_windows(&mut self) -> anyhow::Result<()> {
-        let window = self.plan.options.window;
-        let wrong = misattached(&self.twin.status()?.ports, window);
+    /// Reboots a guest the hard way a watchdog would.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub fn reboot(&mut self, side: Side) -> anyhow::Result<()> {
+        self.guests[side.index()].reboot()?;
+        self.check_devices()
+    }
+
+    /// Sees that every window attached as it was asked to (without the overlay a mapped one is trapped), and that
+    /// the engines' driver has their channels.
+    fn check_devices(&mut self) -> anyhow::Result<()> {
+        let windows = self.plan.options.windows;
+        let wrong = misattached(&self.twin.status()?.ports, windows);
         if wrong.is_empty() {
-            return Ok(());
+            let mut engines = self.guests.iter().filter(|_| self.plan.options.dma);
+            return engines.try_for_each(steps::load_engine);
         }
         let logs = Side::BOTH.map(|side| tail(&self.plan.log(&format!("qemu-{side}")), 5)).join("\n");
         // Its own command line heads each log.
         let said: Vec<_> = logs.lines().filter(|line| !line.starts_with("$ ")).collect();
         let (wrong, said) = (wrong.join("; "), said.join("\n"));
-        Err(failed(format!("not every window is {window}: {wrong}; the QEMUs said:\n{said}")))
+        Err(failed(format!("not every window is {windows}: {wrong}; the QEMUs said:\n{said}")))
     }
 
     /// Does something with the lab; where that fails, shows both consoles and both ports, and keeps the logs.
@@ -191,9 +204,15 @@ impl Pair {
 }
 
 /// Windows that work in another way than was asked for: a sentence each.
-fn misattached(ports: &[PortStatus], asked: Window) -> Vec<String> {
+fn misattached(ports: &[PortStatus], asked: Windows) -> Vec<String> {
     let windows = ports.iter().flat_map(|port| port.windows.iter().map(move |window| (port.port, window)));
-    let wrong = windows.filter(|(_, window)| window.mode != asked.mode() || window.class != asked.class());
+    let wrong = windows.filter(|(port, window)| {
+        let asked = asked.of(match port {
+            PortName::A => Side::A,
+            PortName::B => Side::B,
+        });
+        window.mode != asked.mode() || window.class != asked.class()
+    });
     wrong
         .map(|(port, window)| {
             let (class, mode) = (window.class, window.mode);
@@ -216,7 +235,8 @@ fn boot_both(plan: &Plan, accel: Accel, switchboard: &Arc<Switchboard>) -> anyho
 #[cfg(test)]
 mod tests {
     use super::*;
-    use control::{PortName, WindowClass, WindowMode};
+    use crate::windows::Window;
+    use control::{WindowClass, WindowMode};
     use serde_json::json;
 
     fn port(mode: WindowMode, class: WindowClass) -> PortStatus {
@@ -258,9 +278,16 @@ mod tests {
     #[test]
     fn a_window_of_another_mode_or_class_is_named() {
         let direct = port(WindowMode::Direct, WindowClass::Mapped);
-        assert!(misattached(std::slice::from_ref(&direct), Window::Direct).is_empty());
-        let found = misattached(&[direct, port(WindowMode::Direct, WindowClass::Messaged)], Window::Direct);
+        assert!(misattached(std::slice::from_ref(&direct), Window::Direct.into()).is_empty());
+        let found =
+            misattached(&[direct, port(WindowMode::Direct, WindowClass::Messaged)], Window::Direct.into());
         assert_eq!(found, ["window 1 of port b attached Messaged, its mode is Direct"]);
-        assert_eq!(misattached(&[port(WindowMode::Trap, WindowClass::Messaged)], Window::Alias).len(), 1);
+        assert_eq!(
+            misattached(&[port(WindowMode::Trap, WindowClass::Messaged)], Window::Alias.into()).len(),
+            1
+        );
+        // Only port a's windows are asked to be mapped.
+        let mixed = "direct,trap".parse().unwrap();
+        assert!(misattached(&[port(WindowMode::Trap, WindowClass::Messaged)], mixed).is_empty());
     }
 }

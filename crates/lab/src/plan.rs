@@ -53,6 +53,12 @@ impl Plan {
         self.directory.join(format!("agent-{side}.sock"))
     }
 
+    /// Where a guest's QEMU meets the I/OAT engine beside its port.
+    #[must_use]
+    pub fn engine_socket(&self, side: Side) -> PathBuf {
+        self.directory.join(format!("dma-{side}.sock"))
+    }
+
     /// A guest's serial console.
     #[must_use]
     pub fn console(&self, side: Side) -> PathBuf {
@@ -73,7 +79,7 @@ impl Plan {
 
     /// The object that both QEMUs load, where windows are mapped.
     fn overlay(&self) -> Option<&Path> {
-        self.options.overlay.as_deref().filter(|_| self.options.window.is_mapped())
+        self.options.overlay.as_deref().filter(|_| self.options.windows.any_mapped())
     }
 
     /// The twin's command line.
@@ -85,7 +91,11 @@ impl Plan {
         command.arg("--port-b").arg(self.port_socket(Side::B));
         command.arg("--control").arg(self.control_socket());
         command.arg("--mw-size").arg(show_size(self.options.window_bytes));
-        command.arg("--window").arg(self.options.window.to_string());
+        command.arg("--window").arg(self.options.windows.to_string());
+        if self.options.dma {
+            command.arg("--dma-a").arg(self.engine_socket(Side::A));
+            command.arg("--dma-b").arg(self.engine_socket(Side::B));
+        }
         if let Some(object) = self.overlay() {
             command.arg("--overlay").arg(object);
         }
@@ -101,7 +111,8 @@ impl Plan {
         }
         let memory = self.options.memory_mib;
         let socket = |path: PathBuf| path.display().to_string();
-        command.args(["-name", &format!("isthmus-{side}")]);
+        // Threads by name: for whoever looks with ps, top or perf.
+        command.args(["-name", &format!("isthmus-{side},debug-threads=on")]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         command.args(["-machine", "q35,memory-backend=mem"]);
         command.args(["-object", &format!("memory-backend-memfd,id=mem,size={memory}M,share=on")]);
@@ -124,21 +135,37 @@ impl Plan {
             command.args(["-chardev", &format!("socket,id=gdb,path={gdb},server=on,wait=off")]);
             command.args(["-gdb", "chardev:gdb"]);
         }
-        command.args(["-device", "pcie-root-port,id=rp1,chassis=1"]);
-        let device = json!({
-            "driver": "vfio-user-pci",
-            "id": "ntb",
-            "bus": "rp1",
-            "socket": {"type": "unix", "path": socket(self.port_socket(side))},
-        });
-        command.args(["-device", &device.to_string()]);
+        let devices = [("ntb", self.port_socket(side)), ("ioat", self.engine_socket(side))];
+        let count = if self.options.dma { 2 } else { 1 };
+        for (slot, (name, path)) in (1..).zip(devices.into_iter().take(count)) {
+            let bus = format!("rp{slot}");
+            command.args(["-device", &format!("pcie-root-port,id={bus},chassis={slot}")]);
+            let device = json!({
+                "driver": "vfio-user-pci",
+                "id": name,
+                "bus": bus,
+                "socket": {"type": "unix", "path": socket(path)},
+            });
+            command.args(["-device", &device.to_string()]);
+        }
+        if self.options.perfmap && accel == Accel::Tcg {
+            command.arg("-perfmap");
+        }
+        if self.options.virtio_net {
+            let path = socket(self.directory.join("virtio-net.sock"));
+            // Whichever guest starts first, the other one finds it.
+            let role = if side == Side::A { "server=on" } else { "server=off,reconnect-ms=100" };
+            command.args(["-netdev", &format!("stream,id=net,{role},addr.type=unix,addr.path={path}")]);
+            command.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+        }
         CommandLine::new(&command)
     }
 
     fn kernel_arguments(&self, side: Side) -> String {
         // With symbols at fixed addresses gdb finds them; without, the kernel stays as distributions run it.
         let fixed = if self.options.gdb == Some(side) { " nokaslr" } else { "" };
-        format!("console=ttyS0 log_buf_len=4M isthmus.side={side}{fixed}")
+        // A BAR that a driver holds may be mapped by others as well: the copy loop of `lab perf` does it.
+        format!("console=ttyS0 log_buf_len=4M isthmus.side={side} iomem=relaxed{fixed}")
     }
 
     /// The accelerators to try, in order.
@@ -199,7 +226,7 @@ impl fmt::Display for Plan {
 pub(crate) mod tests {
     use super::*;
     use crate::artifacts::Series;
-    use crate::options::Window;
+    use crate::windows::Window;
 
     pub(crate) fn sample(options: Options) -> Plan {
         Plan {
@@ -224,29 +251,63 @@ pub(crate) mod tests {
 
     #[test]
     fn a_dry_run_shows_every_command_line() {
-        let options = Options { accel: Accel::Tcg, window: Window::Trap, ..Options::default() };
+        let options = Options { accel: Accel::Tcg, ..Options::default() };
         let text = sample(options).to_string();
         let expected = "/bin/isthmus twin --port-a /run/isthmus-x/port-a.sock --port-b \
                         /run/isthmus-x/port-b.sock --control /run/isthmus-x/control.sock --mw-size 1M \
                         --window trap";
         assert!(text.contains(expected), "{text}");
         for part in [
-            "QEMU_MODULE_DIR=/q/modules /q/ld.so /q/qemu -L /q/share -name isthmus-a",
+            "QEMU_MODULE_DIR=/q/modules /q/ld.so /q/qemu -L /q/share -name isthmus-a,debug-threads=on",
             "-accel tcg",
             "-kernel /i/vmlinuz -initrd /run/isthmus-x/initrd",
-            "'console=ttyS0 log_buf_len=4M isthmus.side=b'",
+            "'console=ttyS0 log_buf_len=4M isthmus.side=b iomem=relaxed'",
             r#""socket":{"path":"/run/isthmus-x/port-b.sock","type":"unix"}"#,
         ] {
             assert!(text.contains(part), "no {part} in:\n{text}");
         }
         assert!(!text.contains("kvm") && !text.contains("-gdb") && !text.contains("LD_PRELOAD"));
+        assert!(!text.contains("--dma-a") && !text.contains("ioat") && !text.contains("virtio-net"));
+    }
+
+    #[test]
+    fn an_engine_is_a_second_device_on_a_second_socket() {
+        let plan = sample(Options { dma: true, ..Options::default() });
+        let twin = plan.twin().to_string();
+        assert!(
+            twin.contains("--dma-a /run/isthmus-x/dma-a.sock --dma-b /run/isthmus-x/dma-b.sock"),
+            "{twin}"
+        );
+        let guest = plan.guest(Side::B, Accel::Tcg).to_string();
+        for part in [
+            "pcie-root-port,id=rp2,chassis=2",
+            r#""bus":"rp2""#,
+            r#""id":"ioat""#,
+            r#""path":"/run/isthmus-x/dma-b.sock""#,
+        ] {
+            assert!(guest.contains(part), "no {part} in:\n{guest}");
+        }
+    }
+
+    #[test]
+    fn a_network_to_compare_with_has_two_ends() {
+        let plan = sample(Options { virtio_net: true, ..Options::default() });
+        let end = |side| plan.guest(side, Accel::Tcg).to_string();
+        assert!(
+            end(Side::A)
+                .contains("stream,id=net,server=on,addr.type=unix,addr.path=/run/isthmus-x/virtio-net.sock")
+        );
+        assert!(end(Side::B).contains("stream,id=net,server=off,reconnect-ms=100,"));
     }
 
     #[test]
     fn mapped_windows_need_the_overlay_in_both_guests() {
         let overlay = Some(PathBuf::from("/lib/overlay.so"));
-        let direct =
-            sample(Options { window: Window::Direct, overlay: overlay.clone(), ..Options::default() });
+        let direct = sample(Options {
+            windows: Window::Direct.into(),
+            overlay: overlay.clone(),
+            ..Options::default()
+        });
         let twin = direct.twin().to_string();
         assert!(twin.ends_with("--window direct --overlay /lib/overlay.so"), "{twin}");
         for side in Side::BOTH {

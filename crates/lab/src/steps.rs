@@ -14,8 +14,31 @@ use std::time::{Duration, Instant};
 pub const LINK: Duration = Duration::from_secs(30);
 /// How long ntb_transport's hand-shake may take after that.
 const CARRIER_SECONDS: u32 = 30;
+/// Channels of the twin's I/OAT engine.
+const CHANNELS: usize = 4;
 /// The modules of the network device, in order of loading.
 const NETWORK: [&str; 3] = ["ntb_hw_intel", "ntb_transport", "ntb_netdev"];
+
+/// A network between the guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Across the bridge: ntb_netdev.
+    Bridge,
+    /// Beside it: virtio-net, whose two QEMUs are joined by a socket.
+    Virtio,
+}
+
+impl Network {
+    /// The address of a guest on it.
+    #[must_use]
+    pub fn address(self, side: Side) -> String {
+        let subnet = match self {
+            Self::Bridge => 77,
+            Self::Virtio => 78,
+        };
+        format!("10.0.{subnet}.{}", side.index() + 1)
+    }
+}
 
 /// How fast a link came up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,22 +49,31 @@ pub struct CameUp {
     pub carrier_ms: u64,
 }
 
-/// The address of a guest on the network across the bridge.
-#[must_use]
-pub fn address(side: Side) -> &'static str {
-    match side {
-        Side::A => "10.0.77.1",
-        Side::B => "10.0.77.2",
-    }
-}
-
-/// Loads the drivers of the network device.
+/// Loads the drivers of the network device; with `dma` they copy by the I/OAT engine.
 ///
 /// # Errors
 /// Blames the driver or the device when a module does not load.
-pub fn load(guest: &Guest) -> anyhow::Result<()> {
+pub fn load(guest: &Guest, dma: bool) -> anyhow::Result<()> {
     for module in NETWORK {
-        guest.sh(&format!("modprobe {module}"))?;
+        let parameters = if dma && module == "ntb_transport" { " use_dma=1" } else { "" };
+        guest.sh(&format!("modprobe {module}{parameters}"))?;
+    }
+    Ok(())
+}
+
+/// Loads the driver of the I/OAT engine, which tests each channel as it takes it.
+///
+/// # Errors
+/// Blames the driver or the device when it does not load, or a channel fails the driver's test.
+pub fn load_engine(guest: &Guest) -> anyhow::Result<()> {
+    guest.sh("modprobe ioatdma")?;
+    let found = guest.sh("ls /sys/class/dma 2>/dev/null; true")?;
+    let found: Vec<_> = found.split_whitespace().collect();
+    if found.len() != CHANNELS {
+        let side = guest.side();
+        return Err(failed(format!(
+            "ioatdma has channels {found:?} in guest {side}, not {CHANNELS} of them"
+        )));
     }
     Ok(())
 }
@@ -57,15 +89,19 @@ pub fn unload(guest: &Guest, hardware_too: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The name of the network device that ntb_netdev made: the lab gives a guest no other.
+/// The name of a guest's device on a network.
 ///
 /// # Errors
 /// When there is none.
-pub fn network_device(guest: &Guest) -> anyhow::Result<String> {
-    let names = guest.sh("ls /sys/class/net")?;
-    let found = names.split_whitespace().find(|name| name.starts_with("eth") || name.starts_with("en"));
-    let none = || failed(format!("guest {} has no network device, only: {}", guest.side(), names.trim()));
-    found.map(ToOwned::to_owned).ok_or_else(none)
+pub fn network_device(guest: &Guest, network: Network) -> anyhow::Result<String> {
+    let line = "cd /sys/class/net && for name in e*; do [ -e $name/device ] && echo $name $(basename $(readlink -f $name/device/driver)); done; true";
+    let text = guest.sh(line)?;
+    let mut devices = text.lines().filter_map(|line| line.split_once(' '));
+    let found = devices.find(|(_, driver)| (*driver == "virtio_net") == (network == Network::Virtio));
+    let none = || {
+        failed(format!("guest {} has no network device for {network:?}, only: {}", guest.side(), text.trim()))
+    };
+    found.map(|(name, _)| name.to_owned()).ok_or_else(none)
 }
 
 /// The name of a guest's NTB device, `0000:01:00.0`: the tools' directories are called so.
@@ -78,13 +114,13 @@ pub fn ntb_device(guest: &Guest) -> anyhow::Result<String> {
     names.split_whitespace().next().map(ToOwned::to_owned).ok_or_else(none)
 }
 
-/// Gives the network device its address and switches it on.
+/// Gives a network device its address and switches it on.
 ///
 /// # Errors
 /// When there is no device.
-pub fn configure(guest: &Guest) -> anyhow::Result<()> {
-    let device = network_device(guest)?;
-    let address = address(guest.side());
+pub fn configure(guest: &Guest, network: Network) -> anyhow::Result<()> {
+    let device = network_device(guest, network)?;
+    let address = network.address(guest.side());
     guest.sh(&format!("ip addr replace {address}/24 dev {device} && ip link set {device} up"))?;
     Ok(())
 }
@@ -93,26 +129,27 @@ pub fn configure(guest: &Guest) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Blames the thing under test at the deadline.
-pub fn wait_carrier(guest: &Guest, carrier: bool) -> anyhow::Result<()> {
-    let device = network_device(guest)?;
+pub fn wait_carrier(guest: &Guest, network: Network, carrier: bool) -> anyhow::Result<()> {
+    let device = network_device(guest, network)?;
     let word = if carrier { "1" } else { "!1" };
     let line = format!("{SELF} lab agent wait {CARRIER_SECONDS} /sys/class/net/{device}/carrier {word}");
     guest.sh_for(&line, Duration::from_secs(60))?;
     Ok(())
 }
 
-/// Loads the drivers on both sides, `first` first, and waits until the network has a carrier.
+/// Loads the drivers on both sides, `first` first, and waits until the network has a carrier; with `dma` they copy by
+/// the I/OAT engine.
 ///
 /// # Errors
 /// Blames the thing under test when the link or the carrier does not come.
-pub fn bring_up(pair: &mut Pair, first: Side) -> anyhow::Result<CameUp> {
+pub fn bring_up(pair: &mut Pair, first: Side, dma: bool) -> anyhow::Result<CameUp> {
     let begin = |guest: &Guest| {
-        load(guest)?;
-        configure(guest)
+        load(guest, dma)?;
+        configure(guest, Network::Bridge)
     };
     let (begun, link) = train(pair, first, begin)?;
     for guest in pair.guests() {
-        wait_carrier(guest, true)?;
+        wait_carrier(guest, Network::Bridge, true)?;
     }
     Ok(CameUp { link_ms: millis(link), carrier_ms: millis(begun.elapsed()) })
 }
@@ -154,10 +191,10 @@ pub fn millis(duration: Duration) -> u64 {
 ///
 /// # Errors
 /// When an answer is missing.
-pub fn ping(guest: &Guest, count: u32) -> anyhow::Result<Ping> {
-    let to = address(guest.side().other());
+pub fn ping(guest: &Guest, network: Network, count: u32) -> anyhow::Result<Ping> {
+    let to = network.address(guest.side().other());
     let time = Duration::from_secs(30 + u64::from(count));
-    let captured = guest.run_for(&format!("ping -c {count} -i 0.2 -W 5 {to}"), time)?;
+    let captured = guest.run_for(&format!("ping -c {count} -i 0.1 -W 5 {to}"), time)?;
     let text = captured.text();
     let read = parse::ping(&text).ok_or_else(|| {
         failed(format!("ping in guest {} says: {text}{}", guest.side(), captured.error_text()))

@@ -92,7 +92,7 @@ fn about(pair: &Pair) -> String {
         "control": plan.control_socket(),
         "kernel": pair.guest(Side::A).hello().release,
         "accel": pair.accel().to_string(),
-        "window": plan.options.window.to_string(),
+        "window": plan.options.windows.to_string(),
         "consoles": Side::BOTH.map(|side| plan.console(side)),
     })
     .to_string()

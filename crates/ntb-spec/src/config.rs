@@ -7,7 +7,7 @@
 use crate::bar0::{MSIX_PBA, MSIX_TABLE};
 pub use crate::function::*;
 use crate::function::{function_table, row};
-use crate::table::{Row, is_well_formed};
+use crate::table::{Row, covering, is_well_formed};
 use crate::{MSIX_VECTORS, bits};
 
 /// "NTB_B2B_SKX": the back-to-back NTB of a Skylake Xeon.
@@ -47,6 +47,5 @@ const _: () = assert!(is_well_formed(TABLE, BYTES));
 /// The row that covers a byte, if any.
 #[must_use]
 pub fn row_at(offset: u32) -> Option<&'static Row<Reg>> {
-    let after = TABLE.partition_point(|row| row.at <= offset);
-    after.checked_sub(1).and_then(|at| TABLE.get(at)).filter(|row| offset < row.end())
+    covering(TABLE, offset)
 }

@@ -117,9 +117,7 @@ const fn widen(small: u8) -> u32 {
 /// # Errors
 /// [`Miss`] says whether nothing is there or the width is wrong.
 pub fn find<R>(table: &'static [Row<R>], offset: u32, bytes: usize) -> Result<Hit<R>, Miss> {
-    let after = table.partition_point(|row| row.at <= offset);
-    let row = after.checked_sub(1).and_then(|at| table.get(at)).filter(|row| offset < row.end());
-    let row = row.ok_or(Miss::NoRegister)?;
+    let row = covering(table, offset).ok_or(Miss::NoRegister)?;
     let width = u32::from(row.bytes);
     let inside = offset - row.at;
     let index = u8::try_from(inside / width).map_err(|_| Miss::NoRegister)?;
@@ -130,6 +128,13 @@ pub fn find<R>(table: &'static [Row<R>], offset: u32, bytes: usize) -> Result<Hi
         _ => return Err(Miss::Width),
     };
     Ok(Hit { row, index, part })
+}
+
+/// The row that covers a byte, if any.
+#[must_use]
+pub fn covering<R>(table: &'static [Row<R>], offset: u32) -> Option<&'static Row<R>> {
+    let after = table.partition_point(|row| row.at <= offset);
+    after.checked_sub(1).and_then(|at| table.get(at)).filter(|row| offset < row.end())
 }
 
 /// Whether a table is sorted, disjoint, aligned and inside `block_bytes`: the compile-time check of each.

@@ -1,6 +1,6 @@
 //! The overlay's end of the control connection.
 
-use crate::Overlays;
+use crate::{OverlayError, Overlays};
 use control::{Lines, MAX_OVERLAY_FILES, OverlayAnswer, OverlayCommand, Reply, Request, decode, encode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -8,7 +8,7 @@ use rustix::net::{
 };
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
@@ -55,22 +55,37 @@ impl Agent {
             return Err(AgentError::Stranger(peer.as_raw()));
         }
         let hello = encode(&Request::Overlay).map_err(|_| AgentError::Protocol)?;
-        let agent = Self { stream, lines: Lines::default(), files: Vec::new() };
+        let agent = Self::on(stream);
         agent.say(&hello)?;
         Ok(agent)
     }
 
+    /// An agent on a connection whose other end knows what it is.
+    pub(crate) fn on(stream: UnixStream) -> Self {
+        Self { stream, lines: Lines::default(), files: Vec::new() }
+    }
+
+    /// Waits until the twin has taken note of it: every host that attaches from now on has an overlay.
+    pub(crate) fn welcome(&mut self) -> Result<(), AgentError> {
+        let hello = self.line()?;
+        if matches!(decode(&hello), Ok(Reply::Done)) { Ok(()) } else { Err(AgentError::Protocol) }
+    }
+
+    pub(crate) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
     pub(crate) fn run(mut self, overlays: &mut Overlays) {
         // An end of the connection, however it comes, means that the twin is gone.
-        drop(self.obey(overlays));
+        drop(self.welcome().and_then(|()| self.serve(|command, files| overlays.apply(command, files))));
         overlays.hang_up();
     }
 
-    fn obey(&mut self, overlays: &mut Overlays) -> Result<(), AgentError> {
-        let hello = self.line()?;
-        if !matches!(decode(&hello), Ok(Reply::Done)) {
-            return Err(AgentError::Protocol);
-        }
+    /// Carries out orders until the connection ends.
+    pub(crate) fn serve(
+        &mut self,
+        mut obey: impl FnMut(&OverlayCommand, &[BorrowedFd<'_>]) -> Result<(), OverlayError>,
+    ) -> Result<(), AgentError> {
         loop {
             let line = self.line()?;
             let command: OverlayCommand = decode(&line).map_err(|_| AgentError::Protocol)?;
@@ -81,7 +96,7 @@ impl Agent {
             let files = std::mem::take(&mut self.files);
             let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
             let began = Instant::now();
-            let result = overlays.apply(&command, &borrowed);
+            let result = obey(&command, &borrowed);
             let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let answer =
                 OverlayAnswer { id: command.id, error: result.err().map(|error| error.to_string()), took_ns };

@@ -32,7 +32,7 @@
 //! reach nobody.
 //!
 //! Two clients: [`preload`], the object that a QEMU is started with (`LD_PRELOAD`, or the loader's `--preload`), and a process that is
-//! a host itself, which calls [`Overlays`] for its own mappings.
+//! a host itself, which has a [`Service`] and unmaps through it.
 //!
 //! What this crate does not do: decide when a window opens, watch accesses, touch a mapping that the twin did not name.
 //!
@@ -44,6 +44,8 @@ mod agent;
 mod maps;
 mod overlays;
 pub mod preload;
+mod service;
 
 pub use agent::{AgentError, serve};
 pub use overlays::{OverlayError, Overlays};
+pub use service::Service;

@@ -88,6 +88,12 @@ impl Overlays {
         result
     }
 
+    /// Forgets the ranges of a file, which this process is about to unmap: its addresses may be somebody else's next.
+    pub fn forget(&mut self, file: (u64, u64)) {
+        let file = (normal_device(file.0), file.1);
+        self.ranges.retain(|range| (range.target.device, range.target.inode) != file);
+    }
+
     /// The twin is gone: every range that may be closed is.
     pub fn hang_up(&mut self) {
         for range in std::mem::take(&mut self.ranges) {

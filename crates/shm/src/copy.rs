@@ -156,6 +156,7 @@ unsafe fn rep(to: *mut u8, from: *const u8, len: usize) {
 /// As [`bulk`], for `turns` times [`TURN`] bytes, at least one, with AVX2.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[target_feature(enable = "avx2")]
+#[inline(never)] // vzeroupper: a caller may keep nothing in the upper halves, as at every call
 unsafe fn vector(to: *mut u8, from: *const u8, turns: usize) {
     // SAFETY: the loop moves `turns * TURN` bytes up both ranges and no more.
     unsafe {
@@ -185,6 +186,7 @@ unsafe fn vector(to: *mut u8, from: *const u8, turns: usize) {
 /// As [`vector`], and `to` is aligned to 32 bytes.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[target_feature(enable = "avx2")]
+#[inline(never)] // vzeroupper: a caller may keep nothing in the upper halves, as at every call
 unsafe fn stream(to: *mut u8, from: *const u8, turns: usize) {
     // SAFETY: the loop moves `turns * TURN` bytes up both ranges and no more.
     unsafe {

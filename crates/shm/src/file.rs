@@ -1,8 +1,15 @@
 //! Files that may be mapped: memory, of known length, that cannot shrink.
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate, memfd_create,
+};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// `SYSFS_MAGIC` of the kernel's `uapi/linux/magic.h`.
+const SYSFS: i64 = 0x6265_6572;
 
 /// A memory file whose first [`bytes`](Self::bytes) bytes stay there.
 #[derive(Debug)]
@@ -44,6 +51,21 @@ impl SharedFile {
         ftruncate(&fd, bytes)?;
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let stat = fstat(&fd)?;
+        Ok(Self { fd, bytes, page_bytes: 4096, identity: (stat.st_dev, stat.st_ino) })
+    }
+
+    /// A BAR of a PCI device of this machine, `/sys/bus/pci/devices/../resourceN` or `.._wc`. The kernel gives such a
+    /// file the length of the BAR and lets nobody change it: no seal is needed, and none is possible.
+    ///
+    /// # Errors
+    /// When it cannot be opened for loads and stores, or is no file of sysfs.
+    pub fn bar(path: &Path) -> io::Result<Self> {
+        let fd = OwnedFd::from(File::options().read(true).write(true).open(path)?);
+        if fstatfs(&fd)?.f_type != SYSFS {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file of sysfs"));
+        }
+        let stat = fstat(&fd)?;
+        let bytes = u64::try_from(stat.st_size).unwrap_or(0);
         Ok(Self { fd, bytes, page_bytes: 4096, identity: (stat.st_dev, stat.st_ino) })
     }
 

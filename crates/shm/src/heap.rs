@@ -58,6 +58,10 @@ impl Window for Heap {
         WindowKind::Mapped
     }
 
+    fn as_memory(&self) -> Option<&dyn Memory> {
+        Some(self)
+    }
+
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
         self.range.write(Routine::for_size(data.len()), at, data)
     }

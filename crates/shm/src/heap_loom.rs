@@ -113,6 +113,10 @@ impl Window for Heap {
         WindowKind::Mapped
     }
 
+    fn as_memory(&self) -> Option<&dyn Memory> {
+        Some(self)
+    }
+
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
         self.check(at, data.len())?;
         let mut data = data;

@@ -12,6 +12,7 @@
 //!                          Mapping::new(file, offset, bytes)
 //!                             │
 //!                  read(at, &mut [u8])   write(at, &[u8])      copies; never a reference
+//!                  transfer(from, to)                          from one mapping to another, at once
 //!                             │
 //!        trait Window: stores towards a peer      trait Memory: loads too, of what is mapped here
 //!        (Mapping, Heap, messaged windows)        (Mapping, Heap)
@@ -41,6 +42,7 @@ mod heap;
 mod inherit;
 mod mapping;
 mod raw;
+mod transfer;
 mod window;
 
 pub use copy::Routine;
@@ -49,6 +51,7 @@ pub use file::{SharedFile, Unfit};
 pub use heap::Heap;
 pub use inherit::{NotInherited, take_inherited};
 pub use mapping::{Access, MapError, Mapping, OutOfBounds};
+pub use transfer::{fill, transfer};
 pub use window::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
 
 #[cfg(all(test, not(loom)))]

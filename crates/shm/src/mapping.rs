@@ -102,6 +102,12 @@ impl Mapping {
         self.range.bytes()
     }
 
+    /// Where it begins in this process: for arithmetic on places, not for access.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.range.address()
+    }
+
     /// Copies from the mapping at `at` into `out`.
     ///
     /// # Errors
@@ -121,6 +127,16 @@ impl Mapping {
         self.range.write(Routine::for_size(data.len()), at, data).map_err(|_| OutOfBounds)
     }
 
+    /// Where `len` bytes at `at` are.
+    pub(crate) fn range(&self, at: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
+        self.range.range(at, len).map_err(|_| OutOfBounds)
+    }
+
+    /// Where `len` bytes at `at` are, if they may be stored to.
+    pub(crate) fn range_for_stores(&self, at: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
+        if self.access == Access::ReadWrite { self.range(at, len) } else { Err(OutOfBounds) }
+    }
+
     fn writable(&self) -> Result<&Raw, WindowError> {
         match self.access {
             Access::ReadWrite => Ok(&self.range),
@@ -136,6 +152,10 @@ impl Window for Mapping {
 
     fn kind(&self) -> WindowKind {
         WindowKind::Mapped
+    }
+
+    fn as_memory(&self) -> Option<&dyn Memory> {
+        Some(self)
     }
 
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {

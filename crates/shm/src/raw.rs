@@ -28,6 +28,10 @@ impl Raw {
         self.bytes
     }
 
+    pub(crate) fn address(&self) -> usize {
+        self.base.addr().get()
+    }
+
     pub(crate) fn read(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
         let from = self.range(at, out.len())?;
         // SAFETY: `from` is valid for `out.len()` bytes while `self` lives (checked by `range`).
@@ -72,7 +76,8 @@ impl Raw {
         Ok(())
     }
 
-    fn range(&self, at: usize, len: usize) -> Result<*mut u8, WindowError> {
+    /// Where `len` bytes at `at` are.
+    pub(crate) fn range(&self, at: usize, len: usize) -> Result<*mut u8, WindowError> {
         let end = at.checked_add(len).ok_or(WindowError::OutOfBounds)?;
         if end > self.bytes {
             return Err(WindowError::OutOfBounds);

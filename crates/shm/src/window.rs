@@ -89,6 +89,11 @@ pub trait Window: Send + Sync {
     /// How stores travel: what is promised below for mapped windows holds for those alone.
     fn kind(&self) -> WindowKind;
 
+    /// The window as memory that can be loaded from, if it is mapped. A load may have to cross the bridge.
+    fn as_memory(&self) -> Option<&dyn Memory> {
+        None
+    }
+
     /// Copies `data` to offset `at`. Not ordered by itself, and the peer may see a part of it.
     ///
     /// # Errors
@@ -173,6 +178,10 @@ macro_rules! through {
 
             fn kind(&self) -> WindowKind {
                 (**self).kind()
+            }
+
+            fn as_memory(&self) -> Option<&dyn Memory> {
+                (**self).as_memory()
             }
 
             fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {

@@ -33,7 +33,8 @@ fn main() {
         ports: [Endpoint::Path(at("a")), Endpoint::Path(at("b"))],
         control: Some(Endpoint::Path(at("control"))),
         setup: Setup { training: Duration::from_millis(1), ..Setup::default() },
-        modes: [twin_server::WindowMode::Trap; 2],
+        modes: twin_server::Modes::default(),
+        engines: [None, None],
         trace: None,
     };
     let (stop, stopped) = UnixStream::pair().expect("a pair of sockets");

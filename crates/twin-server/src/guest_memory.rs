@@ -20,7 +20,9 @@ pub(crate) struct GuestMemory {
 /// Memory that the twin can reach: a mapping, and where it comes from.
 #[derive(Debug)]
 pub(crate) struct Backing {
-    pub(crate) mapping: Mapping,
+    pub(crate) mapping: Arc<Mapping>,
+    /// Which file it is, by device and inode.
+    pub(crate) identity: (u64, u64),
     /// The file, for whoever else is to map it; a host that announces a great many is refused that.
     pub(crate) file: Option<Arc<SharedFile>>,
     /// Where the mapping begins in the file.
@@ -34,6 +36,19 @@ struct View {
     mapping: Arc<Mapping>,
     /// Where the range begins in the mapping.
     offset: u64,
+}
+
+/// Some bytes of a host's memory where they can be reached.
+#[derive(Debug)]
+pub(crate) struct Span {
+    pub(crate) mapping: Arc<Mapping>,
+    /// Where in the mapping.
+    pub(crate) at: usize,
+    /// At least 1.
+    pub(crate) bytes: u64,
+    /// The file that the host announced for them, and where they lie in it.
+    pub(crate) file: (u64, u64),
+    pub(crate) offset: u64,
 }
 
 /// Some bytes of a host's memory as a range of a file.
@@ -209,6 +224,28 @@ impl GuestMemory {
         (sum(true), sum(false))
     }
 
+    /// Where the first of `bytes` bytes at an address lie, for somebody who reaches them later. `None`: they cannot be
+    /// reached, or not that way.
+    pub(crate) fn span(&self, address: u64, bytes: u64, store: bool) -> Option<Span> {
+        let place = self.place(address)?;
+        let allowed = if store { place.rights.writable } else { place.rights.readable };
+        let (first, section) = self.section(address)?;
+        let backing = section.backing.as_ref().filter(|_| allowed)?;
+        let offset = backing.offset.checked_add(address.saturating_sub(first))?;
+        let there = u64::try_from(place.bytes).unwrap_or(u64::MAX);
+        let (mapping, at, bytes) = (Arc::clone(place.mapping), place.at, bytes.min(there));
+        Some(Span { mapping, at, bytes, file: backing.identity, offset })
+    }
+
+    /// How many bytes from an address on are as unreachable as the first: to the end of its section, or to the next one.
+    pub(crate) fn gap(&self, address: u64) -> u64 {
+        let end = match self.section(address) {
+            Some((_, section)) => section.last.checked_add(1),
+            None => self.sections.range(address..).next().map(|(&first, _)| first),
+        };
+        end.map_or(u64::MAX, |end| end.saturating_sub(address)).max(1)
+    }
+
     /// Whether a store of `bytes` at `address` would land.
     pub(crate) fn check(&self, address: u64, bytes: usize) -> Result<(), Unreachable> {
         self.walk(address, bytes, |place, _| place.rights.writable)
@@ -292,7 +329,7 @@ impl GuestMemory {
 
 /// Where some bytes are in this process.
 struct Place<'a> {
-    mapping: &'a Mapping,
+    mapping: &'a Arc<Mapping>,
     at: usize,
     bytes: usize,
     rights: Rights,
@@ -324,8 +361,8 @@ mod tests {
 
     fn ram(bytes: u64, rights: Rights) -> Option<Backing> {
         let file = SharedFile::create("ram", bytes).unwrap();
-        let mapping = Mapping::new(&file, 0, bytes, rights.access()).unwrap();
-        Some(Backing { mapping, file: Some(Arc::new(file)), offset: 0 })
+        let mapping = Arc::new(Mapping::new(&file, 0, bytes, rights.access()).unwrap());
+        Some(Backing { mapping, identity: file.identity(), file: Some(Arc::new(file)), offset: 0 })
     }
 
     #[test]
@@ -422,8 +459,8 @@ mod tests {
         let mut memory = GuestMemory::default();
         let file = SharedFile::create("ram", PAGE).unwrap();
         let page = || {
-            let mapping = Mapping::new(&file, 0, PAGE, Access::ReadWrite).unwrap();
-            Some(Backing { mapping, file: None, offset: 0 })
+            let mapping = Arc::new(Mapping::new(&file, 0, PAGE, Access::ReadWrite).unwrap());
+            Some(Backing { mapping, identity: file.identity(), file: None, offset: 0 })
         };
         for at in 0..MAX_MAPPINGS {
             memory.add(at as u64 * PAGE, PAGE, BOTH, page()).unwrap();

@@ -3,7 +3,7 @@
 use crate::guest_memory::GuestMemory;
 use crate::interrupts::Interrupts;
 use crate::quota::Quota;
-use ntb_spec::WINDOWS;
+use ntb_spec::{MSIX_VECTORS, WINDOWS};
 use twin::Side;
 
 /// The host at one port.
@@ -84,7 +84,7 @@ impl Host {
     fn new() -> Self {
         Self {
             memory: GuestMemory::default(),
-            interrupts: Interrupts::new(),
+            interrupts: Interrupts::new(MSIX_VECTORS),
             windows: [WindowCounters::default(); WINDOWS],
             pid: None,
             messages: 0,

@@ -1,11 +1,12 @@
 //! A host's MSI-X vectors: an eventfd each, and what is pending while there is none.
 
-use ntb_spec::MSIX_VECTORS;
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::{Errno, write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use vfio_user::server::IrqChange;
+use vfio_user::wire::{IrqIndex, IrqInfo, irq_flags};
 
-/// The vectors of one port.
+/// The vectors of one function.
 #[derive(Debug)]
 pub(crate) struct Interrupts {
     vectors: Vec<Vector>,
@@ -20,13 +21,26 @@ struct Vector {
 }
 
 impl Interrupts {
-    pub(crate) fn new() -> Self {
-        Self { vectors: (0..MSIX_VECTORS).map(|_| Vector::default()).collect() }
+    pub(crate) fn new(vectors: u16) -> Self {
+        Self { vectors: (0..vectors).map(|_| Vector::default()).collect() }
     }
 
-    /// How many there are.
-    pub(crate) fn count() -> u32 {
-        u32::from(MSIX_VECTORS)
+    /// What a client asks for.
+    pub(crate) fn change(&mut self, index: IrqIndex, change: IrqChange<'_>) -> Result<(), Errno> {
+        match (index, change) {
+            (IrqIndex::MSIX, IrqChange::Assign { start, fds }) => self.assign(start, fds)?,
+            (IrqIndex::MSIX, IrqChange::Deassign { start, count }) => self.deassign(start, count)?,
+            (IrqIndex::MSIX, IrqChange::DisableAll) => self.clear(),
+            (IrqIndex::MSIX, IrqChange::Trigger(vectors)) => {
+                for vector in vectors.iter() {
+                    self.trigger(vector);
+                }
+            }
+            // Errors are never signalled, so their eventfd is not kept. Types without vectors have nothing to disable.
+            (IrqIndex::ERR, _) | (_, IrqChange::DisableAll) => {}
+            _ => return Err(Errno::INVAL),
+        }
+        Ok(())
     }
 
     /// Signals a vector, or keeps it pending.
@@ -98,6 +112,16 @@ impl Interrupts {
     }
 }
 
+/// What a function with so many MSI-X vectors says of its interrupts.
+pub(crate) fn info(index: IrqIndex, vectors: u16) -> IrqInfo {
+    match index {
+        IrqIndex::MSIX => IrqInfo { flags: irq_flags::EVENTFD, count: u32::from(vectors) },
+        // QEMU registers an eventfd for errors and warns where there is none; it is never signalled.
+        IrqIndex::ERR => IrqInfo { flags: irq_flags::EVENTFD, count: 1 },
+        _ => IrqInfo::default(),
+    }
+}
+
 /// Adds one to an eventfd. It fails when the counter is full, and then the reader has been told enough.
 fn signal(eventfd: &OwnedFd) {
     if let Err(errno) = write(eventfd, &1u64.to_ne_bytes())
@@ -138,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_vector_without_eventfd_is_pending_until_it_gets_one() {
-        let mut interrupts = Interrupts::new();
+        let mut interrupts = Interrupts::new(ntb_spec::MSIX_VECTORS);
         let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         interrupts.raise(3);
         interrupts.raise(3);
@@ -155,7 +179,7 @@ mod tests {
 
     #[test]
     fn numbers_past_the_last_vector_are_refused_and_a_full_counter_does_not_block() {
-        let mut interrupts = Interrupts::new();
+        let mut interrupts = Interrupts::new(ntb_spec::MSIX_VECTORS);
         let fd = eventfd(0, EventfdFlags::empty()).unwrap();
         assert_eq!(interrupts.assign(33, vec![fd.try_clone().unwrap()]), Err(Errno::INVAL));
         assert_eq!(interrupts.deassign(32, 2), Err(Errno::INVAL));
@@ -168,7 +192,7 @@ mod tests {
 
     #[test]
     fn nothing_but_an_eventfd_is_taken_and_then_none_of_the_message() {
-        let mut interrupts = Interrupts::new();
+        let mut interrupts = Interrupts::new(ntb_spec::MSIX_VECTORS);
         let good = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         let (read_end, write_end) = rustix::pipe::pipe().unwrap();
         let file: OwnedFd = std::fs::File::open("/proc/self/exe").unwrap().into();

@@ -20,6 +20,9 @@
 //! There is one thread, hence no lock: whatever takes long must not run here (QEMU gives up on a device that
 //! answers later than 5 s), and nothing waits for a host: a host that does not read its replies is not read from.
 //!
+//! A host may also be in this process: crate `twin-local` drives a [`Machine`] by function calls, without sockets, and under
+//! the same rules. [`Server`] and it differ in who waits: see [`Machine::holds_port`] and [`Machine::wait`].
+//!
 //! What this crate does not do: decide what a register means (`twin`, `ntb-spec`), parse (`vfio-user`), start anybody.
 //!
 //! Invariants: host memory is reached only where the host mapped it, while its port masters the bus, through files that
@@ -28,14 +31,19 @@
 
 #![forbid(unsafe_code)]
 
+mod announce;
 mod burst;
 mod control_server;
+mod dma;
+mod dock;
 mod endpoint;
 mod guest_memory;
 mod host;
 mod interrupts;
 mod machine;
+mod port_device;
 mod quota;
+mod seat;
 mod server;
 mod status;
 mod trace;
@@ -43,6 +51,7 @@ mod windows;
 
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use machine::Machine;
+pub use port_device::PortDevice;
 pub use server::{Options, RunError, Server};
 pub use trace::{Direction, Trace, TraceRecord, TraceSpace};
-pub use windows::{UnknownMode, WindowMode};
+pub use windows::{Modes, UnknownMode, WindowMode};

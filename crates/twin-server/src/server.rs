@@ -1,31 +1,25 @@
-//! The event loop: two ports, the control socket, the model's timer, and a descriptor that says stop.
+//! The event loop: two ports, their engines, the control socket, the model's timer, and a descriptor that says stop.
 
-use crate::burst::Burst;
 use crate::control_server::Connection;
+use crate::dock::{Dock, peer_pid};
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
-use crate::status::{self, SessionStatus, port_name};
+use crate::seat::Seat;
+use crate::status;
 use crate::trace::Trace;
-use crate::windows::WindowMode;
-use control::{Reply, Request, encode};
+use crate::windows::{Modes, WindowMode};
+use control::{PortName, Reply, Request, encode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use twin::{Setup, Side, Time};
 use vfio_user::listen::{ListenError, Listener};
-use vfio_user::server::{Next, ServerSession, TurnedAway};
 
-/// What one port may have done before the other gets its turn, in messages: some 100 µs of work.
-const BUDGET: usize = 256;
 /// Clients of the control socket at a time.
 const MAX_CONNECTIONS: usize = 64;
-/// Clients at a taken port that may be in the course of being told so, and how long they may stay.
-const MAX_TURNED_AWAY: usize = 4;
-const TURN_AWAY_WITHIN: Duration = Duration::from_secs(1);
 /// How long the loop leaves a listener alone that cannot accept, for want of descriptors for instance.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -34,12 +28,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Options {
     /// Where hosts connect: port a, port b.
     pub ports: [Endpoint; 2],
+    /// Where the I/OAT engines of those hosts are, if they get one.
+    pub engines: [Option<Endpoint>; 2],
     /// Where `isthmus status` connects, if anywhere.
     pub control: Option<Endpoint>,
     /// Windows and training time.
     pub setup: Setup,
-    /// How data crosses each port's windows: port a's, port b's.
-    pub modes: [WindowMode; 2],
+    /// How data crosses each port's windows.
+    pub modes: Modes,
     /// Where register accesses are written, if anywhere.
     pub trace: Option<PathBuf>,
 }
@@ -62,6 +58,14 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// A window of that port should work by an engine that its host does not get.
+    #[error(
+        "a window of port {0} is to work by the DMA engine, which port {0} has not: give it one by --dma-{0} PATH"
+    )]
+    NoEngine(PortName),
+    /// The thread that copies for the engines could not be started.
+    #[error("the thread that copies for the DMA engines cannot be started")]
+    Worker(#[source] io::Error),
     /// Waiting failed; nothing but a lack of memory makes it.
     #[error("waiting for the hosts failed")]
     Poll(#[source] io::Error),
@@ -71,48 +75,25 @@ pub enum RunError {
 #[derive(Debug)]
 pub struct Server {
     machine: Machine,
-    a: Dock,
-    b: Dock,
+    /// Port a, port b, and the engines.
+    docks: Vec<Dock>,
     control: Option<Listener>,
     connections: Vec<Connection>,
     /// Set while accepting fails: the loop does not spin on a listener that stays readable.
     accept_pause: bool,
 }
 
-/// Where a host docks: the socket, and the session while one is there.
-#[derive(Debug)]
-struct Dock {
-    side: Side,
-    name: String,
-    listener: Listener,
-    session: Option<ServerSession>,
-    /// The session's budget ran out: it has work that poll cannot see.
-    again: bool,
-    burst: Burst,
-    /// A reply waits for an overlay: the session is left alone until the machine is settled.
-    held: bool,
-    /// Others who came meanwhile, to be told that the port is taken.
-    turned_away: Vec<Visitor>,
-}
-
-/// Somebody at a port that is taken.
-#[derive(Debug)]
-struct Visitor {
-    client: TurnedAway,
-    until: Time,
-    over: bool,
-}
-
 /// What a descriptor in the poll set belongs to.
 #[derive(Debug, Clone, Copy)]
 enum Source {
     Stop,
-    Session(Side),
-    Visitor(Side, usize),
-    Listener(Side),
+    Session(usize),
+    Visitor(usize, usize),
+    Listener(usize),
     Control,
     Connection(usize),
     Overlay(u32),
+    Piece,
 }
 
 impl Server {
@@ -121,8 +102,21 @@ impl Server {
     /// # Errors
     /// [`RunError`] says which socket or file is in the way, and what to do.
     pub fn bind(options: &Options) -> Result<Self, RunError> {
-        let [a, b] = &options.ports;
-        let (a, b) = (Dock::new(Side::A, a)?, Dock::new(Side::B, b)?);
+        for (side, (modes, engine)) in Side::BOTH.into_iter().zip(options.modes.iter().zip(&options.engines))
+        {
+            if modes.contains(&WindowMode::Dma) && engine.is_none() {
+                return Err(RunError::NoEngine(status::port_name(side)));
+            }
+        }
+        let mut docks = Vec::new();
+        for (side, endpoint) in Side::BOTH.into_iter().zip(&options.ports) {
+            docks.push(Dock::new(Seat::Port(side), endpoint)?);
+        }
+        for (side, endpoint) in Side::BOTH.into_iter().zip(&options.engines) {
+            if let Some(endpoint) = endpoint {
+                docks.push(Dock::new(Seat::Engine(side), endpoint)?);
+            }
+        }
         let control = options.control.as_ref().map(listen).transpose()?;
         let trace = match &options.trace {
             None => None,
@@ -130,14 +124,13 @@ impl Server {
                 Some(Trace::create(path).map_err(|source| RunError::Trace { path: path.clone(), source })?)
             }
         };
-        Ok(Self {
-            a,
-            b,
-            control,
-            machine: Machine::new(options.setup, options.modes, trace),
-            connections: Vec::new(),
-            accept_pause: false,
-        })
+        let mut machine = Machine::new(options.setup, options.modes, trace);
+        for (side, endpoint) in Side::BOTH.into_iter().zip(&options.engines) {
+            if endpoint.is_some() {
+                machine.dma.add(side).map_err(RunError::Worker)?;
+            }
+        }
+        Ok(Self { docks, control, machine, connections: Vec::new(), accept_pause: false })
     }
 
     /// Serves until `stop` becomes readable.
@@ -148,11 +141,9 @@ impl Server {
         let mut ready = Vec::new();
         loop {
             if self.wait(stop, &mut ready)? {
-                for side in Side::BOTH {
-                    let (dock, machine) = self.dock_mut(side);
-                    if let Some(session) = dock.session.take() {
-                        session.finish(&mut machine.port(side));
-                    }
+                self.machine.await_piece();
+                for dock in &mut self.docks {
+                    dock.finish(&mut self.machine);
                 }
                 if let Some(trace) = &mut self.machine.trace {
                     trace.flush();
@@ -166,23 +157,31 @@ impl Server {
             for &source in &ready {
                 match source {
                     Source::Stop => {}
-                    Source::Session(side) => self.serve(side),
-                    Source::Visitor(side, at) => self.turn_away(side, at),
-                    Source::Listener(side) => self.dock(side),
+                    Source::Session(dock) => self.serve(dock),
+                    Source::Visitor(dock, at) => {
+                        if let Some(dock) = self.docks.get_mut(dock) {
+                            dock.turn_away(at);
+                        }
+                    }
+                    Source::Listener(dock) => self.dock(dock),
                     Source::Control => self.admit(),
                     Source::Connection(at) => self.answer(at),
                     Source::Overlay(pid) => self.machine.serve_overlay(pid),
+                    Source::Piece => self.machine.collect_piece(),
                 }
             }
-            for side in Side::BOTH {
-                let (dock, machine) = self.dock_mut(side);
-                if dock.held && !machine.holds(side) {
+            for dock in &mut self.docks {
+                if dock.held && !self.machine.holds(dock.seat) {
                     dock.held = false;
-                    self.serve(side);
+                    dock.serve(&mut self.machine);
                 }
             }
+            self.machine.run_engines();
             self.tell_watchers();
-            self.show_out();
+            let now = self.machine.now();
+            for dock in &mut self.docks {
+                dock.show_out(now);
+            }
         }
     }
 
@@ -193,24 +192,28 @@ impl Server {
         let now = self.machine.now();
         let mut sources = vec![Source::Stop];
         let mut fds = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
-        for dock in [&self.a, &self.b] {
+        for (dock_at, dock) in self.docks.iter().enumerate() {
             if let Some(session) =
                 dock.session.as_ref().filter(|_| !dock.held && dock.burst.rests_until(now).is_none())
             {
                 let mut interest = PollFlags::empty();
                 interest.set(PollFlags::IN, session.wants_read());
                 interest.set(PollFlags::OUT, session.wants_write());
-                sources.push(Source::Session(dock.side));
+                sources.push(Source::Session(dock_at));
                 fds.push(PollFd::from_borrowed_fd(session.as_fd(), interest));
             }
         }
+        if let Some(bell) = self.machine.dma.bell() {
+            sources.push(Source::Piece);
+            fds.push(PollFd::from_borrowed_fd(bell, PollFlags::IN));
+        }
         let mut latest = None;
-        for dock in [&self.a, &self.b] {
+        for (dock_at, dock) in self.docks.iter().enumerate() {
             if let Some(until) = dock.burst.rests_until(now) {
                 latest = Some(latest.map_or(until, |other: Time| other.min(until)));
             }
             for (at, visitor) in dock.turned_away.iter().enumerate() {
-                sources.push(Source::Visitor(dock.side, at));
+                sources.push(Source::Visitor(dock_at, at));
                 fds.push(PollFd::from_borrowed_fd(visitor.client.as_fd(), PollFlags::IN));
                 latest = Some(latest.map_or(visitor.until, |until: Time| until.min(visitor.until)));
             }
@@ -229,8 +232,8 @@ impl Server {
             fds.push(PollFd::from_borrowed_fd(fd, interest));
         }
         if !self.accept_pause {
-            for dock in [&self.a, &self.b] {
-                sources.push(Source::Listener(dock.side));
+            for (dock_at, dock) in self.docks.iter().enumerate() {
+                sources.push(Source::Listener(dock_at));
                 fds.push(PollFd::from_borrowed_fd(dock.listener.as_fd(), PollFlags::IN));
             }
             if let Some(control) = &self.control {
@@ -238,7 +241,9 @@ impl Server {
                 fds.push(PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN));
             }
         }
-        let busy = self.a.again || self.b.again || self.connections.iter().any(Connection::again);
+        let busy = self.docks.iter().any(|dock| dock.again)
+            || self.machine.dma.again()
+            || self.connections.iter().any(Connection::again);
         let late = self.machine.windows.deadline().map(|at| at.saturating_duration_since(Instant::now()));
         let visitors = latest.map(|Time(latest)| latest.saturating_sub(self.machine.now().0));
         let waits = [self.machine.wait(), late, visitors].into_iter().flatten();
@@ -259,8 +264,7 @@ impl Server {
         }
         for (fd, &source) in fds.iter().zip(&sources) {
             let again = match source {
-                Source::Session(Side::A) => self.a.again,
-                Source::Session(Side::B) => self.b.again,
+                Source::Session(at) => self.docks.get(at).is_some_and(|dock| dock.again),
                 Source::Connection(at) => self.connections.get(at).is_some_and(Connection::again),
                 _ => false,
             };
@@ -271,93 +275,19 @@ impl Server {
         Ok(matches!(ready.first(), Some(Source::Stop)))
     }
 
-    fn dock_mut(&mut self, side: Side) -> (&mut Dock, &mut Machine) {
-        match side {
-            Side::A => (&mut self.a, &mut self.machine),
-            Side::B => (&mut self.b, &mut self.machine),
-        }
-    }
-
     /// Lets a host's session work.
-    fn serve(&mut self, side: Side) {
-        let (dock, machine) = self.dock_mut(side);
-        let Some(session) = &mut dock.session else { return };
-        let before = *session.counters();
-        let done = session.service(&mut machine.port(side), BUDGET);
-        let over = match done {
-            Ok(progress) => {
-                dock.again = progress.next == Next::Again;
-                dock.burst.saw(&before, session.counters(), machine.now(), dock.again);
-                dock.held = progress.next == Next::Held;
-                progress.next == Next::Closed
-            }
-            Err(error) => {
-                machine.log(side, |left_out| {
-                    tracing::warn!(port = %port_name(side), %error, left_out, "the host's connection is closed");
-                });
-                true
-            }
-        };
-        if over {
-            let counters = *session.counters();
-            dock.session = None;
-            dock.again = false;
-            dock.held = false;
-            let host = machine.hosts.get_mut(side);
-            host.messages = host.messages.wrapping_add(counters.messages);
-            host.refused_messages = host.refused_messages.wrapping_add(counters.refused.total());
-            machine.detach(side);
-            machine.log(side, |left_out| {
-                tracing::info!(port = %port_name(side), left_out, "the host is gone; the port waits for the next one");
-            });
+    fn serve(&mut self, at: usize) {
+        if let Some(dock) = self.docks.get_mut(at) {
+            dock.serve(&mut self.machine);
         }
     }
 
-    /// A host knocks at a port.
-    fn dock(&mut self, side: Side) {
-        let (dock, machine) = self.dock_mut(side);
-        match dock.listener.accept() {
-            Ok(None) => {}
-            Ok(Some(stream)) if dock.session.is_some() => {
-                machine.log(side, |left_out| {
-                    let port = port_name(side);
-                    tracing::warn!(%port, left_out, "a second host is turned away: one is attached already");
-                });
-                // One that finds no room here sees an end of file at once.
-                if dock.turned_away.len() < MAX_TURNED_AWAY {
-                    let until = machine.now().after(TURN_AWAY_WITHIN);
-                    let visitor = Visitor { client: TurnedAway::new(stream), until, over: false };
-                    dock.turned_away.push(visitor);
-                }
-            }
-            Ok(Some(stream)) => {
-                let pid = peer_pid(&stream);
-                machine.log(side, |left_out| {
-                    tracing::info!(port = %port_name(side), ?pid, left_out, "a host is attached");
-                });
-                dock.session = Some(ServerSession::new(stream));
-                machine.attach(side, pid);
-            }
-            Err(error) => {
-                tracing::warn!(port = %port_name(side), %error, "a host cannot be accepted");
-                self.accept_pause = true;
-            }
-        }
-    }
-
-    /// A host at a taken port says something.
-    fn turn_away(&mut self, side: Side, at: usize) {
-        let (dock, _) = self.dock_mut(side);
-        if let Some(visitor) = dock.turned_away.get_mut(at) {
-            visitor.over = visitor.client.service();
-        }
-    }
-
-    /// Drops those who have been told that the port is taken, and those who do not want to know.
-    fn show_out(&mut self) {
-        let now = self.machine.now();
-        for dock in [&mut self.a, &mut self.b] {
-            dock.turned_away.retain(|visitor| !visitor.over && now < visitor.until);
+    /// A host knocks.
+    fn dock(&mut self, at: usize) {
+        let Some(dock) = self.docks.get_mut(at) else { return };
+        if let Err(error) = dock.admit(&mut self.machine) {
+            tracing::warn!(port = dock.seat.name(), %error, "a host cannot be accepted");
+            self.accept_pause = true;
         }
     }
 
@@ -383,11 +313,11 @@ impl Server {
     /// A control client asks, or takes what it was sent.
     fn answer(&mut self, at: usize) {
         // `tell_watchers` removes the connections that are over; positions hold until then.
-        let sessions = [self.a.status(), self.b.status()];
+        let sessions: Vec<_> = self.docks.iter().map(|dock| (dock.seat, dock.status())).collect();
         let machine = &mut self.machine;
         let Some(connection) = self.connections.get_mut(at) else { return };
         let answer = |request: &Request| match request {
-            Request::Status => Reply::Status(Box::new(status::status(machine, sessions.clone()))),
+            Request::Status => Reply::Status(Box::new(status::status(machine, &sessions))),
             Request::Registers => Reply::Registers(status::registers(machine)),
             Request::SetWindow { port, window, mode } => set_window(machine, *port, *window, *mode),
             Request::SetStores { stores } => {
@@ -414,7 +344,7 @@ impl Server {
     /// Hands what has happened to everybody who watches, and drops the connections that are over.
     fn tell_watchers(&mut self) {
         let mut news = Vec::new();
-        for event in self.machine.events.drain(..) {
+        for event in self.machine.take_events() {
             if self.connections.iter().any(Connection::is_watching) {
                 // None of these types fails to serialise.
                 news.extend(encode(&Reply::Event(event)).unwrap_or_default());
@@ -428,40 +358,11 @@ impl Server {
     }
 }
 
-impl Dock {
-    fn new(side: Side, endpoint: &Endpoint) -> Result<Self, RunError> {
-        Ok(Self {
-            side,
-            name: endpoint.to_string(),
-            listener: listen(endpoint)?,
-            session: None,
-            again: false,
-            burst: Burst::default(),
-            held: false,
-            turned_away: Vec::new(),
-        })
-    }
-
-    fn status(&self) -> SessionStatus {
-        let counters = self.session.as_ref().map(|session| *session.counters()).unwrap_or_default();
-        SessionStatus {
-            socket: self.name.clone(),
-            messages: counters.messages,
-            refused: counters.refused.total(),
-        }
-    }
-}
-
 /// Moves a window to another mode of its class.
-fn set_window(
-    machine: &mut Machine,
-    port: control::PortName,
-    window: u8,
-    mode: control::WindowMode,
-) -> Reply {
+fn set_window(machine: &mut Machine, port: PortName, window: u8, mode: control::WindowMode) -> Reply {
     let side = match port {
-        control::PortName::A => Side::A,
-        control::PortName::B => Side::B,
+        PortName::A => Side::A,
+        PortName::B => Side::B,
     };
     match machine.set_mode((side, usize::from(window)), mode.into()) {
         Ok(()) => Reply::Done,
@@ -469,15 +370,9 @@ fn set_window(
     }
 }
 
-fn listen(endpoint: &Endpoint) -> Result<Listener, RunError> {
+pub(crate) fn listen(endpoint: &Endpoint) -> Result<Listener, RunError> {
     match endpoint {
         Endpoint::Path(path) => Ok(Listener::bind(path)?),
         Endpoint::Inherited { fd, .. } => Ok(Listener::from_fd(fd.try_clone().map_err(RunError::Inherit)?)?),
     }
-}
-
-/// Who is at the other end, as the kernel says.
-fn peer_pid(stream: &UnixStream) -> Option<u32> {
-    let credentials = rustix::net::sockopt::socket_peercred(stream).ok()?;
-    u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
 }

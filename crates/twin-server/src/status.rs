@@ -1,17 +1,19 @@
 //! A machine described in the control socket's words.
 
 use crate::machine::{Machine, millis};
-use crate::trace::element;
+use crate::seat::Seat;
+use crate::trace::{self, element};
 use control::{
-    LinkState, LinkStatus, PortName, PortStatus, RegisterValue, Registers, Role, Status, WindowStatus,
+    EngineStatus, LinkState, LinkStatus, PortName, PortStatus, RegisterValue, Registers, Role, Status,
+    WindowStatus,
 };
-use ntb_spec::meaning::{Bar0Meaning, ConfigMeaning};
-use ntb_spec::table::Part;
-use ntb_spec::{WINDOWS, bar0, config};
+use ntb_spec::meaning::ConfigMeaning;
+use ntb_spec::table::Row;
+use ntb_spec::{WINDOWS, config, ioat};
 use std::time::Duration;
 use twin::{Register, Side, Space};
 
-/// Messages handled and refused in the session of the moment, and where the port listens: what the server adds.
+/// Messages handled and refused in the session of the moment, and where the seat listens: what the server adds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SessionStatus {
     pub(crate) socket: String,
@@ -27,7 +29,7 @@ pub(crate) fn port_name(side: Side) -> PortName {
 }
 
 /// Everything at this moment.
-pub(crate) fn status(machine: &Machine, sessions: [SessionStatus; 2]) -> Status {
+pub(crate) fn status(machine: &Machine, sessions: &[(Seat, SessionStatus)]) -> Status {
     let (ups, downs) = machine.twin.link_changes();
     let state = match machine.twin.link() {
         twin::LinkState::Down => LinkState::Down,
@@ -49,15 +51,18 @@ pub(crate) fn status(machine: &Machine, sessions: [SessionStatus; 2]) -> Status 
             training_ms: whole_millis(machine.setup.training),
         },
         stores: machine.stores,
-        ports: Side::BOTH
-            .into_iter()
-            .zip(sessions)
-            .map(|(side, session)| port(machine, side, session))
-            .collect(),
+        ports: Side::BOTH.into_iter().map(|side| port(machine, side, sessions)).collect(),
     }
 }
 
-fn port(machine: &Machine, side: Side, session: SessionStatus) -> PortStatus {
+/// What the server knows of a seat.
+fn session(sessions: &[(Seat, SessionStatus)], seat: Seat) -> SessionStatus {
+    let found = sessions.iter().find(|(other, _)| *other == seat);
+    found.map(|(_, session)| session.clone()).unwrap_or_default()
+}
+
+fn port(machine: &Machine, side: Side, sessions: &[(Seat, SessionStatus)]) -> PortStatus {
+    let session = session(sessions, Seat::Port(side));
     let (twin, host) = (&machine.twin, machine.hosts.get(side));
     let counters = twin.counters(side);
     let (mapped_bytes, unreachable_bytes) = host.memory.bytes();
@@ -84,7 +89,39 @@ fn port(machine: &Machine, side: Side, session: SessionStatus) -> PortStatus {
         doorbells_dropped: counters.doorbells_dropped,
         interrupts: counters.interrupts,
         windows: (0..WINDOWS).map(|index| window(machine, side, index)).collect(),
+        engine: engine(machine, side, sessions),
     }
+}
+
+fn engine(machine: &Machine, side: Side, sessions: &[(Seat, SessionStatus)]) -> Option<EngineStatus> {
+    let host = machine.dma.get(side)?;
+    let session = session(sessions, Seat::Engine(side));
+    let (counters, traffic) = (host.engine.counters(), host.traffic);
+    let (mapped_bytes, unreachable_bytes) = host.memory.bytes();
+    Some(EngineStatus {
+        socket: session.socket,
+        attached: host.attached,
+        pid: host.pid,
+        channels: u8::try_from(ioat::CHANNELS).unwrap_or(u8::MAX),
+        memory_enabled: host.engine.memory_enabled(),
+        bus_master: host.engine.bus_master(),
+        attaches: host.attaches,
+        resets: counters.resets,
+        mapped_bytes,
+        unreachable_bytes,
+        messages: host.messages.wrapping_add(session.messages),
+        refused_messages: host.refused_messages.wrapping_add(session.refused),
+        bad_accesses: counters.bad_accesses,
+        descriptors: counters.descriptors,
+        copied_bytes: counters.bytes,
+        pieces: traffic.pieces,
+        faults: traffic.faults,
+        errors: counters.errors,
+        drops: traffic.drops,
+        dropped_bytes: traffic.dropped_bytes,
+        refused_reads: traffic.refused_reads,
+        interrupts: counters.interrupts,
+    })
 }
 
 fn window(machine: &Machine, side: Side, index: usize) -> WindowStatus {
@@ -108,31 +145,43 @@ fn window(machine: &Machine, side: Side, index: usize) -> WindowStatus {
     }
 }
 
-/// Every register of both ports.
+/// Every register of both ports, and of their engines.
 pub(crate) fn registers(machine: &Machine) -> Registers {
-    let of = |side| machine.twin.registers(side).map(move |register| value(side, register));
+    let of = |side| {
+        let port = machine.twin.registers(side).map(move |register| value(side, register));
+        let engine = machine.dma.get(side).into_iter().flat_map(|host| host.engine.registers());
+        port.chain(engine.map(move |register| engine_value(side, register)))
+    };
     Registers { registers: Side::BOTH.into_iter().flat_map(of).collect() }
 }
 
 fn value(side: Side, register: Register) -> RegisterValue {
-    let Register { space, offset, bytes, name, index, array, value } = register;
-    let meaning = match space {
-        Space::Bar0 => match bar0::lookup(offset, usize::from(bytes)) {
-            Ok(hit) if hit.part == Part::Whole => {
-                Bar0Meaning { reg: hit.row.reg, index, value, written: false }.to_string()
-            }
-            _ => String::new(),
-        },
-        Space::Config => config::row_at(offset)
-            .map_or_else(String::new, |row| ConfigMeaning { reg: row.reg, index, value }.to_string()),
+    let Register { space, offset, bytes, index, value, .. } = register;
+    let (space, meaning) = match space {
+        Space::Bar0 => ("bar0", trace::name_bar0(offset, usize::from(bytes), value, false).1),
+        Space::Config => ("config", config_meaning(config::row_at(offset), index, value)),
     };
+    listed(side, space, register, meaning)
+}
+
+fn engine_value(side: Side, register: Register) -> RegisterValue {
+    let Register { space, offset, bytes, index, value, .. } = register;
+    let (space, meaning) = match space {
+        Space::Bar0 => ("dma_bar0", trace::name_dma_bar0(offset, usize::from(bytes), value, false).1),
+        Space::Config => ("dma_config", config_meaning(ioat::config::row_at(offset), index, value)),
+    };
+    listed(side, space, register, meaning)
+}
+
+fn config_meaning(row: Option<&'static Row<config::Reg>>, index: u8, value: u64) -> String {
+    row.map_or_else(String::new, |row| ConfigMeaning { reg: row.reg, index, value }.to_string())
+}
+
+fn listed(side: Side, space: &str, register: Register, meaning: String) -> RegisterValue {
+    let Register { space: _, offset, bytes, name, index, array, value } = register;
     RegisterValue {
         port: port_name(side),
-        space: match space {
-            Space::Config => "config",
-            Space::Bar0 => "bar0",
-        }
-        .to_owned(),
+        space: space.to_owned(),
         offset,
         bytes,
         name: element(name, if array { 2 } else { 1 }, index),

@@ -1,9 +1,11 @@
 //! The register trace: one line of JSON an access, decoded by name.
 
+use ntb_spec::ioat::{self, Place};
 use ntb_spec::meaning::{Bar0Meaning, ConfigMeaning};
-use ntb_spec::table::Part;
+use ntb_spec::table::{Part, Row};
 use ntb_spec::{bar0, config};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -11,12 +13,16 @@ use twin::{Side, Time};
 
 /// Which block an access went to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum TraceSpace {
     /// Configuration space.
     Config,
     /// BAR 0.
     Bar0,
+    /// Configuration space of the host's DMA engine.
+    DmaConfig,
+    /// BAR 0 of the host's DMA engine.
+    DmaBar0,
 }
 
 /// Which way.
@@ -88,7 +94,9 @@ impl Trace {
         let written = direction == Direction::Write;
         let (register, meaning) = match space {
             TraceSpace::Bar0 => name_bar0(offset, data.len(), value, written),
-            TraceSpace::Config => name_config(offset, data.len(), value),
+            TraceSpace::Config => name_config(config::row_at(offset), offset, data.len(), value),
+            TraceSpace::DmaBar0 => name_dma_bar0(offset, data.len(), value, written),
+            TraceSpace::DmaConfig => name_config(ioat::config::row_at(offset), offset, data.len(), value),
         };
         let record = TraceRecord {
             at_us: u64::try_from(now.0.as_micros()).unwrap_or(u64::MAX),
@@ -125,18 +133,41 @@ impl Trace {
     }
 }
 
-fn name_bar0(offset: u32, bytes: usize, value: u64, written: bool) -> (String, String) {
+/// The name of what an access to BAR 0 hit, and what its value means.
+pub(crate) fn name_bar0(offset: u32, bytes: usize, value: u64, written: bool) -> (String, String) {
     let Ok(hit) = bar0::lookup(offset, bytes) else { return Default::default() };
-    let name = element(hit.row.name, hit.row.count, hit.index);
-    match hit.part {
-        Part::Whole => (name, Bar0Meaning { reg: hit.row.reg, index: hit.index, value, written }.to_string()),
+    let meaning = Bar0Meaning { reg: hit.row.reg, index: hit.index, value, written };
+    halved(element(hit.row.name, hit.row.count, hit.index), hit.part, meaning)
+}
+
+/// The same in BAR 0 of an engine; a channel's registers have its number.
+pub(crate) fn name_dma_bar0(offset: u32, bytes: usize, value: u64, written: bool) -> (String, String) {
+    match ioat::lookup(offset, bytes) {
+        Ok(Place::Global(hit)) => halved(hit.row.name.to_owned(), hit.part, ""),
+        Ok(Place::Channel(channel, hit)) => {
+            let meaning = ioat::Meaning { reg: hit.row.reg, value, written };
+            halved(element(hit.row.name, 2, channel), hit.part, meaning)
+        }
+        Err(_) => Default::default(),
+    }
+}
+
+/// Half a register has a name and no meaning.
+fn halved(name: String, part: Part, meaning: impl fmt::Display) -> (String, String) {
+    match part {
+        Part::Whole => (name, meaning.to_string()),
         Part::Low => (name + ".low", String::new()),
         Part::High => (name + ".high", String::new()),
     }
 }
 
-fn name_config(offset: u32, bytes: usize, value: u64) -> (String, String) {
-    let Some(row) = config::row_at(offset) else { return Default::default() };
+fn name_config(
+    row: Option<&'static Row<config::Reg>>,
+    offset: u32,
+    bytes: usize,
+    value: u64,
+) -> (String, String) {
+    let Some(row) = row else { return Default::default() };
     let width = u32::from(row.bytes);
     let inside = offset.saturating_sub(row.at);
     let index = u8::try_from(inside.checked_div(width).unwrap_or(0)).unwrap_or(0);
@@ -167,8 +198,23 @@ mod tests {
         );
         assert_eq!(name_bar0(0x44, 4, 1, true), ("IM_INT_STATUS.high".into(), String::new()));
         assert_eq!(name_bar0(0x60, 4, 1, true), Default::default());
-        assert_eq!(name_config(0x1A2, 2, 0x2103), ("LINK_STATUS".into(), "link up, Gen3 x16".into()));
-        assert_eq!(name_config(0, 4096, 0x201C_8086).0, "VENDOR_ID..");
-        assert_eq!(name_config(0x14, 4, 0xFFFF_FFFF), ("BAR[1]".into(), "sizing".into()));
+        let name = |offset, bytes, value| name_config(config::row_at(offset), offset, bytes, value);
+        assert_eq!(name(0x1A2, 2, 0x2103), ("LINK_STATUS".into(), "link up, Gen3 x16".into()));
+        assert_eq!(name(0, 4096, 0x201C_8086).0, "VENDOR_ID..");
+        assert_eq!(name(0x14, 4, 0xFFFF_FFFF), ("BAR[1]".into(), "sizing".into()));
+    }
+
+    #[test]
+    fn so_have_those_to_an_engine() {
+        assert_eq!(name_dma_bar0(0x86, 2, 3, true), ("DMACOUNT[0]".into(), "3 posted".into()));
+        assert_eq!(
+            name_dma_bar0(0x208, 8, 0x1_2341, false),
+            ("CHANSTS[3]".into(), "done, completed 0x12340".into())
+        );
+        assert_eq!(name_dma_bar0(0x114, 4, 1, true), ("CHAINADDR[1].high".into(), String::new()));
+        assert_eq!(name_dma_bar0(0, 1, 4, false), ("CHANCNT".into(), String::new()));
+        assert_eq!(name_dma_bar0(0x40, 4, 0, false), Default::default());
+        let row = ioat::config::row_at(0x180);
+        assert_eq!(name_config(row, 0x180, 4, 0).0, "CHANERR_INT");
     }
 }

@@ -3,9 +3,9 @@
 use crate::link::Link;
 use crate::port::Port;
 use crate::{Counters, Effect, LinkState, Register, Setup, Side, Time};
-use ntb_spec::LINK_SOURCE;
 use ntb_spec::bar0::{self, Reg};
 use ntb_spec::table::{Access, Hit};
+use ntb_spec::{LINK_SOURCE, config};
 
 /// The whole device: two ports, one link.
 #[derive(Debug)]
@@ -337,6 +337,22 @@ impl Twin {
     #[must_use]
     pub fn msix_enabled(&self, side: Side) -> bool {
         self.port(side).function.msix_enabled()
+    }
+
+    /// Where a port's host has put a BAR, while the port decodes memory: its first bus address and its size in bytes.
+    /// BARs 0, 2 and 4 are there; an address of 0 is none.
+    #[must_use]
+    pub fn bar_range(&self, side: Side, bar: u8) -> Option<(u64, u64)> {
+        let port = self.port(side);
+        let bytes = match bar {
+            0 => u64::from(bar0::BYTES),
+            2 => port.window_bytes(0),
+            4 => port.window_bytes(1),
+            _ => return None,
+        };
+        let dword = config::BAR.saturating_add(u32::from(bar).saturating_mul(4));
+        let first = port.function.registers.get(dword, 8) & !0xF;
+        (port.function.memory_enabled() && first != 0).then_some((first, bytes))
     }
 
     /// Size of a window in bytes.

@@ -1,7 +1,9 @@
 //! The arguments of `isthmus lab`.
 
 use ::lab::artifacts::Series;
-use ::lab::options::{Accel, Options, Side, Window, parse_window_size};
+use ::lab::options::{Accel, Options, Side, parse_size, parse_window_size};
+use ::lab::perf::Settings;
+use ::lab::windows::{Window, Windows};
 use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -27,10 +29,15 @@ pub(super) enum Command {
     #[command(after_help = "\
 Examples:
   isthmus lab perf --json | jq .ntb_perf
-  isthmus lab perf --window all             one table of all modes; with --json an array of their objects")]
+  isthmus lab perf --window all             one table of all modes; with --json an array of their objects
+  isthmus lab perf --window all --report comparison.html
+  isthmus lab perf --window direct --chunks 64K,1M --profile")]
     Perf(PerfArguments),
     /// The kernel's own NTB test, then faults: kill -9, reboot, rmmod, load orders
-    #[command(after_help = "Example:\n  isthmus lab test --full      both kernels, every fault ten times")]
+    #[command(after_help = "\
+Examples:
+  isthmus lab test --full                   both kernels, every fault ten times
+  isthmus lab test --window all --repeat 1  every mode, every fault once")]
     Test(TestArguments),
     /// Run a command in one guest or in both
     #[command(after_help = "\
@@ -92,9 +99,17 @@ pub(super) struct Common {
     /// The guests' kernel
     #[arg(long, value_enum, default_value_t = Kernel::V6_12)]
     pub(super) kernel: Kernel,
-    /// How data crosses the memory windows
-    #[arg(long, value_enum, default_value_t = WindowName::Trap)]
-    pub(super) window: WindowName,
+    /// How data crosses the memory windows: trap, dma, shared, alias, direct, or two of them
+    ///
+    /// trap: every access is a message. dma: the same, and bulk goes by the I/OAT engine. shared: the BAR is memory
+    /// that the peer's BAR is too; stock drivers cannot receive by it, ntb_perf measures it. alias: the BAR is memory
+    /// that the peer's RAM is too. direct: the BAR is the peer's RAM. Two modes, as in direct,trap, are port a's and
+    /// port b's. all: each mode in turn, by `lab perf` and `lab test` alone.
+    #[arg(long, value_name = "MODE[,MODE]", default_value = "trap", value_parser = parse_choice)]
+    pub(super) window: Choice,
+    /// Give each guest the I/OAT engine in other modes than dma, too
+    #[arg(long)]
+    pub(super) dma: bool,
     /// The overlay object that mapped windows need in QEMU, if it is not where this program looks
     #[arg(long, value_name = "FILE")]
     pub(super) overlay: Option<PathBuf>,
@@ -121,9 +136,9 @@ pub(super) struct Common {
 impl Common {
     pub(super) fn options(&self) -> anyhow::Result<Options> {
         let defaults = Options::default();
-        let window = self.window.one()?;
+        let windows = self.window.one()?;
         let overlay =
-            if window.is_mapped() { Some(crate::overlay::find(self.overlay.as_ref())?) } else { None };
+            if windows.any_mapped() { Some(crate::overlay::find(self.overlay.as_ref())?) } else { None };
         Ok(Options {
             accel: match self.accel {
                 AccelName::Auto => Accel::Auto,
@@ -131,7 +146,10 @@ impl Common {
                 AccelName::Tcg => Accel::Tcg,
             },
             series: self.kernel.into(),
-            window,
+            windows,
+            dma: self.dma || windows.want_dma(),
+            virtio_net: false,
+            perfmap: false,
             overlay,
             window_bytes: self.mw_size.unwrap_or(defaults.window_bytes),
             memory_mib: self.memory,
@@ -143,8 +161,24 @@ impl Common {
 
 #[derive(Debug, Args)]
 pub(super) struct PerfArguments {
+    /// Chunks of ntb_perf beside its own 512K, up to 1M: powers of two with commas between, or none
+    #[arg(long, value_name = "SIZES", value_parser = parse_chunks)]
+    chunks: Option<Chunks>,
+    /// Write a page with plots, tables and all figures, which needs no other file
+    #[arg(long, value_name = "FILE")]
+    pub(super) report: Option<PathBuf>,
+    /// Where TCP across the bridge is slower than virtio-net, find out by perf which function limits it
+    #[arg(long)]
+    pub(super) profile: bool,
     #[command(flatten)]
     pub(super) common: Common,
+}
+
+impl PerfArguments {
+    /// The chunks to try.
+    pub(super) fn chunks(&self) -> Vec<u64> {
+        self.chunks.as_ref().map_or_else(|| Settings::CHUNKS.to_vec(), |chunks| chunks.0.clone())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +186,9 @@ pub(super) struct TestArguments {
     /// Both kernels, every fault ten times, large sizes
     #[arg(long)]
     pub(super) full: bool,
+    /// How often each fault (default once; ten times with --full)
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) repeat: Option<u32>,
     #[command(flatten)]
     pub(super) common: Common,
 }
@@ -213,45 +250,54 @@ impl From<Kernel> for Series {
     }
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum WindowName {
-    /// Every access is a message to the twin
-    Trap,
-    /// The BAR is memory that the peer's BAR is too; stock drivers cannot receive by it, ntb_perf measures it
-    Shared,
-    /// The BAR is memory that the peer's RAM is too
-    Alias,
-    /// The BAR is the peer's RAM
-    Direct,
-    /// Each of them in turn, for comparison: lab perf alone
+/// One way to run, or several in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// These.
+    One(Windows),
+    /// Every mode.
     All,
 }
 
-impl WindowName {
-    /// The mode that it names.
-    pub(super) fn one(self) -> anyhow::Result<Window> {
-        Ok(match self {
-            Self::Trap => Window::Trap,
-            Self::Shared => Window::Shared,
-            Self::Alias => Window::Alias,
-            Self::Direct => Window::Direct,
-            Self::All => bail!("--window all compares modes by `isthmus lab perf`: name one mode here"),
-        })
+impl Choice {
+    /// The one way that it names.
+    pub(super) fn one(self) -> anyhow::Result<Windows> {
+        match self {
+            Self::One(windows) => Ok(windows),
+            Self::All => {
+                bail!("--window all is for `isthmus lab perf` and `isthmus lab test`: name one mode here")
+            }
+        }
     }
 
     /// What to run, one after the other.
     pub(super) fn each(self) -> Vec<Self> {
-        if !matches!(self, Self::All) {
-            return vec![self];
+        match self {
+            Self::One(_) => vec![self],
+            Self::All => Window::ALL.map(|window| Self::One(window.into())).to_vec(),
         }
-        let name = |window| match window {
-            Window::Trap => Self::Trap,
-            Window::Shared => Self::Shared,
-            Window::Alias => Self::Alias,
-            Window::Direct => Self::Direct,
-        };
-        Window::ALL.map(name).to_vec()
     }
+}
+
+fn parse_choice(text: &str) -> Result<Choice, String> {
+    if text == "all" { Ok(Choice::All) } else { text.parse().map(Choice::One) }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Chunks(Vec<u64>);
+
+fn parse_chunks(text: &str) -> Result<Chunks, String> {
+    if text == "none" {
+        return Ok(Chunks(Vec::new()));
+    }
+    text.split(',').map(parse_chunk).collect::<Result<_, _>>().map(Chunks)
+}
+
+fn parse_chunk(text: &str) -> Result<u64, String> {
+    let size = parse_size(text);
+    let fits = |size: &u64| size.is_power_of_two() && (4 << 10..=Settings::MAX_CHUNK_BYTES).contains(size);
+    size.filter(fits)
+        .ok_or_else(|| format!("{text:?} is no chunk: a power of two from 4K to 1M, such as 64K"))
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -288,7 +334,8 @@ impl GuestsName {
 
 #[cfg(test)]
 mod tests {
-    use ::lab::options::{MAX_STOCK_WINDOW_BYTES, Options, show_size};
+    use super::*;
+    use ::lab::options::{MAX_STOCK_WINDOW_BYTES, show_size};
 
     #[test]
     fn the_lab_names_the_control_socket_as_the_overlay_does() {
@@ -299,5 +346,21 @@ mod tests {
     fn the_help_names_the_limits_that_hold() {
         assert_eq!(show_size(MAX_STOCK_WINDOW_BYTES), "4M");
         assert_eq!(show_size(Options::default().window_bytes), "1M");
+    }
+
+    #[test]
+    fn chunks_are_powers_of_two_that_ntb_perf_takes() {
+        assert_eq!(parse_chunks("4K,1M"), Ok(Chunks(vec![4096, 1 << 20])));
+        assert_eq!(parse_chunks("none"), Ok(Chunks(Vec::new())));
+        for text in ["", "2K", "2M", "5K", "4K,", "x"] {
+            assert!(parse_chunks(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_is_every_mode_in_turn() {
+        assert_eq!(parse_choice("all").unwrap().each().len(), Window::ALL.len());
+        assert_eq!(parse_choice("direct,trap").unwrap().each().len(), 1);
+        assert!(parse_choice("all").unwrap().one().is_err() && parse_choice("none").is_err());
     }
 }

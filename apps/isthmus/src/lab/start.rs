@@ -3,6 +3,7 @@
 use super::arguments::Common;
 use super::progress::SetupProgress;
 use ::lab::artifacts::{self, Artifacts, Series, SetupOptions};
+use ::lab::options::Options;
 use ::lab::pair::Pair;
 use ::lab::plan::Plan;
 use ::lab::run_dir::{RunDir, rendezvous};
@@ -18,8 +19,7 @@ pub(super) fn setup(series: Vec<Series>, refresh: bool) -> anyhow::Result<Artifa
 }
 
 /// The plan of a run and the directory for it; for a dry run it is printed, and there is none.
-pub(super) fn start(common: &Common) -> anyhow::Result<Option<(Plan, RunDir)>> {
-    let options = common.options()?;
+pub(super) fn start(common: &Common, options: Options) -> anyhow::Result<Option<(Plan, RunDir)>> {
     let artifacts = setup(vec![options.series], false)?;
     let image = artifacts.images.into_iter().next().context("setup made no guest image")?;
     let directory = RunDir::create()?;

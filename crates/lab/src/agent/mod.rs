@@ -16,7 +16,8 @@ mod serve;
 mod ssh;
 mod wait;
 
-use anyhow::bail;
+use crate::copy::CopyLoop;
+use anyhow::{Context, bail};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -29,11 +30,11 @@ pub const PORT_NAME: &str = "isthmus.agent";
 /// Where the agent listens for the `ssh` shim.
 const SHIM_SOCKET: &str = "/run/isthmus.sock";
 
-/// `isthmus lab agent init|serve|kmsg|wait|ssh ..`.
+/// `isthmus lab agent init|serve|kmsg|wait|ssh|copy ..`; `copy_loop` is what the last of them runs.
 ///
 /// # Errors
 /// When the part cannot go on; in a guest the console shows why.
-pub fn main(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
+pub fn main(args: Vec<OsString>, copy_loop: CopyLoop) -> anyhow::Result<ExitCode> {
     let mut args = args.into_iter();
     match args.next().as_deref().and_then(|part| part.to_str()) {
         Some("init") => init::run(),
@@ -41,6 +42,15 @@ pub fn main(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
         Some("kmsg") => kmsg::run(),
         Some("wait") => wait::run(args),
         Some("ssh") => ssh::run(args),
+        Some("copy") => copy(args.next(), copy_loop),
         _ => bail!("this part of isthmus runs inside the guests of a lab"),
     }
+}
+
+/// Carries out an order in JSON, and prints its runs as JSON.
+fn copy(order: Option<OsString>, copy_loop: CopyLoop) -> anyhow::Result<ExitCode> {
+    let order = order.context("no order")?;
+    let order = serde_json::from_slice(order.as_encoded_bytes()).context("not an order")?;
+    serde_json::to_writer(std::io::stdout(), &copy_loop(&order)?)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -55,17 +55,18 @@ pub fn ratio(above: u64, below: u64) -> f64 {
     if below == 0 { 0.0 } else { float(above) / float(below) }
 }
 
-/// Reads ntb_perf's `run` file.
+/// Reads ntb_perf's `run` file, printed once or several times.
 ///
 /// # Errors
 /// A sentence with what it says instead of a result.
-pub fn ntb_perf(text: &str) -> Result<NtbPerf, String> {
+pub fn ntb_perf(text: &str) -> Result<Vec<NtbPerf>, String> {
     let read = |line: &str| {
         let words: Vec<_> = line.split_whitespace().collect();
         let [_, "copied", bytes, "bytes", "in", micros, "usecs,", ..] = words.as_slice() else { return None };
         Some(NtbPerf { bytes: bytes.parse().ok()?, micros: micros.parse().ok()? })
     };
-    text.lines().find_map(read).ok_or_else(|| format!("ntb_perf has no result: {:?}", text.trim()))
+    let runs: Vec<_> = text.lines().filter_map(read).collect();
+    if runs.is_empty() { Err(format!("ntb_perf has no result: {:?}", text.trim())) } else { Ok(runs) }
 }
 
 /// What an iperf3 client measured.
@@ -126,8 +127,9 @@ mod tests {
     #[test]
     fn a_result_of_ntb_perf_is_read_and_an_error_is_shown() {
         let text = "    Peer 0 test statistics:\n0: copied 67108864 bytes in 1597830 usecs, 42 MBytes/s\n";
-        let read = ntb_perf(text).unwrap();
-        assert_eq!(read, NtbPerf { bytes: 67_108_864, micros: 1_597_830 });
+        let read = NtbPerf { bytes: 67_108_864, micros: 1_597_830 };
+        assert_eq!(ntb_perf(text), Ok(vec![read]));
+        assert_eq!(ntb_perf(&text.repeat(3)), Ok(vec![read; 3]));
         assert!((read.rate() - 42.0).abs() < 0.1);
         let error = ntb_perf("    Peer 0 test statistics:\n0: error status -4\n").unwrap_err();
         assert!(error.contains("error status -4"));

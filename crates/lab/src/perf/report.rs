@@ -1,9 +1,11 @@
-//! The report of `lab perf`, as JSON and for people.
+//! The report of `lab perf`: what one mode's run measured. People read it by [`super::text`], machines as JSON.
 
+use super::machine::Machine;
+use super::profile::Profile;
+use super::rates::Rates;
 use serde::Serialize;
-use std::fmt;
 
-/// Everything that one run measured.
+/// Everything that one run measured. Whatever a mode cannot do is null, and [`skipped`](Self::skipped) says why.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Version of QEMU.
@@ -12,22 +14,37 @@ pub struct Report {
     pub kernel: String,
     /// How the processors ran.
     pub accel: String,
+    /// The machine that ran it all.
+    pub machine: Machine,
     /// How windows worked.
     pub window: String,
     /// Size of each window.
     pub window_bytes: u64,
+    /// Why there is no network and no pattern, where there is none.
+    pub skipped: Option<&'static str>,
     /// The link.
     pub link: Link,
-    /// Echo requests from a to b; null where stock drivers cannot receive.
+    /// Echo requests from a to b across the bridge.
     pub ping: Option<Ping>,
-    /// ntb_perf, one way and the other.
+    /// ntb_perf with chunks as it has them by itself, one way and the other; where there is an engine, by DMA as well.
     pub ntb_perf: Vec<NtbPerf>,
+    /// The same with other chunks.
+    pub ntb_perf_chunks: Vec<NtbPerf>,
     /// The same against a twin that drops every store, alternating with the above; null where no store reaches it.
     pub ntb_perf_discard: Option<Vec<Discard>>,
-    /// iperf3, TCP and UDP, one way and the other; null as for ping.
+    /// A copy loop into each guest's BAR and into its plain memory.
+    pub copy: Vec<Copy>,
+    /// What the engine's copy routine does with as many bytes as [`ntb_perf`](Self::ntb_perf) by DMA, without guests.
+    pub memcpy: Option<Memcpy>,
+    /// iperf3 across the bridge, TCP and UDP, one way and the other; where there is an engine, TCP by DMA as well.
     pub iperf3: Option<Vec<Iperf>>,
-    /// A pattern through each window, one way and the other; null as for ping.
+    /// The same guests joined by virtio-net.
+    pub virtio_net: Option<VirtioNet>,
+    /// A pattern through each window, one way and the other.
     pub pattern: Option<Vec<Pattern>>,
+    /// Where the time went during a TCP stream, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
 }
 
 /// How the link came up.
@@ -70,13 +87,21 @@ pub struct NtbPerf {
     pub from: &'static str,
     /// The guest in whose memory it arrived.
     pub to: &'static str,
+    /// Whether the I/OAT engine stored, and not the processor.
+    pub dma: bool,
+    /// What was stored at once.
+    pub chunk_bytes: u64,
     /// Bytes that ntb_perf stored, over all runs.
     pub bytes: u64,
-    /// As ntb_perf has it, its fastest run.
+    /// As ntb_perf has it, the median of its runs.
     pub mbytes_per_s: f64,
-    /// Bytes that the twin put into the other guest's memory; null where the window is memory itself.
+    /// The slowest run.
+    pub slowest_mbytes_per_s: f64,
+    /// The fastest run.
+    pub fastest_mbytes_per_s: f64,
+    /// Bytes that the twin put into the other guest's memory; null where it does not see them.
     pub delivered_bytes: Option<u64>,
-    /// The same, until the last of them had arrived.
+    /// The same until the last of them had arrived, the fastest run.
     pub delivered_mbytes_per_s: Option<f64>,
 }
 
@@ -95,6 +120,36 @@ pub struct Discard {
     pub delivered_ratio: f64,
 }
 
+/// A copy loop in a guest, with two targets in turns.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Copy {
+    /// The guest.
+    pub guest: &'static str,
+    /// Whose BAR: 0 is BAR 2, 1 is BAR 4.
+    pub window: u8,
+    /// What was copied at once.
+    pub chunk_bytes: u64,
+    /// What a run copied.
+    pub bytes: u64,
+    /// Into the BAR, through the window; megabytes a second.
+    pub bar: Rates,
+    /// Into plain memory of the guest; megabytes a second.
+    pub memory: Rates,
+    /// The first median by the second.
+    pub ratio: f64,
+}
+
+/// A copy routine on the host.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Memcpy {
+    /// What a run copied.
+    pub bytes: u64,
+    /// Megabytes a second.
+    pub rates: Rates,
+    /// What ntb_perf by DMA reaches of the median, the slower way.
+    pub dma_ratio: f64,
+}
+
 /// One iperf3 run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Iperf {
@@ -104,6 +159,8 @@ pub struct Iperf {
     pub from: &'static str,
     /// The guest that received.
     pub to: &'static str,
+    /// Whether ntb_transport copied by the I/OAT engine.
+    pub dma: bool,
     /// What arrived.
     pub mbits_per_s: f64,
     /// Lost datagrams.
@@ -112,6 +169,17 @@ pub struct Iperf {
     /// Segments sent again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retransmits: Option<u64>,
+}
+
+/// virtio-net between the same two guests, `-netdev stream` over a socket.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VirtioNet {
+    /// Echo requests from a to b.
+    pub ping: Ping,
+    /// TCP, one way and the other, in turns with the bridge's.
+    pub iperf3: Vec<Iperf>,
+    /// TCP across the bridge by TCP here, both ways together, without DMA.
+    pub tcp_ratio: f64,
 }
 
 /// A pattern that was stored through a window and compared in the other guest's memory.
@@ -129,78 +197,28 @@ pub struct Pattern {
     pub sha256: String,
 }
 
-/// Why a mode has no network and no pattern.
-pub const SKIPPED: &str =
+/// Why a shared window has no network and no pattern.
+pub const SHARED: &str =
     "as stock drivers receive in their RAM, and a shared window reaches only the peer's BAR";
+/// Why a small window has no network.
+pub const SMALL: &str = "as ntb_netdev stops sending through windows under 1M";
 
 impl Report {
     /// What a dropping twin made of the same stores.
     pub(super) fn ceiling(&self, row: &NtbPerf) -> Option<&Discard> {
-        let ceilings = self.ntb_perf_discard.as_ref()?;
+        let ceilings = self.ntb_perf_discard.as_ref().filter(|_| !row.dma)?;
         ceilings.iter().find(|ceiling| ceiling.from == row.from && ceiling.to == row.to)
     }
-}
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { qemu, kernel, accel, window, link, ping, .. } = self;
-        let size = crate::options::show_size(self.window_bytes);
-        writeln!(f, "Isthmus lab: QEMU {qemu}, Linux {kernel}, {accel}, windows {window} of {size}")?;
-        writeln!(f)?;
-        let state = if link.up { "up" } else { "down" };
-        let carrier = link.ms_to_carrier.map(|ms| format!("; carrier after {ms} ms")).unwrap_or_default();
-        writeln!(f, "  link      {state} after {} ms{carrier}", link.ms_to_up)?;
-        if let Some(Ping { sent, received, rtt_us: Rtt { min, avg, max } }) = ping {
-            writeln!(
-                f,
-                "  ping      {received} of {sent} answered; round trip {min:.0} / {avg:.0} / {max:.0} us (min / avg / max)"
-            )?;
-        }
-        writeln!(f)?;
-        writeln!(
-            f,
-            "  {:<18}{:>10}{:>14}{:>16}{:>20}{:>8}",
-            "ntb_perf", "MiB", "stored MB/s", "delivered MB/s", "dropping twin MB/s", "ratio"
-        )?;
-        for row in &self.ntb_perf {
-            let ceiling = self.ceiling(row);
-            let digits = |value: Option<f64>, digits: usize| {
-                value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
-            };
-            writeln!(
-                f,
-                "  {:<18}{:>10}{:>14.1}{:>16}{:>20}{:>8}",
-                format!("  {} to {}", row.from, row.to),
-                row.bytes >> 20,
-                row.mbytes_per_s,
-                digits(row.delivered_mbytes_per_s, 1),
-                digits(ceiling.map(|ceiling| ceiling.mbytes_per_s), 1),
-                digits(ceiling.map(|ceiling| ceiling.delivered_ratio), 2)
-            )?;
-        }
-        writeln!(f)?;
-        let (Some(iperf3), Some(pattern)) = (&self.iperf3, &self.pattern) else {
-            return writeln!(f, "  ping, iperf3, pattern: skipped, {SKIPPED}");
-        };
-        writeln!(f, "  {:<18}{:>10}{:>14}", "iperf3", "Mbit/s", "")?;
-        for row in iperf3 {
-            let lost = row.lost_percent.map(|lost| format!("{lost:.1} % lost"));
-            let again = row.retransmits.map(|count| format!("{count} retransmits"));
-            writeln!(
-                f,
-                "  {:<18}{:>10.1}   {}",
-                format!("  {} {} to {}", row.proto, row.from, row.to),
-                row.mbits_per_s,
-                lost.or(again).unwrap_or_default()
-            )?;
-        }
-        writeln!(f)?;
-        for row in pattern {
-            let sum = row.sha256.get(..16).unwrap_or(&row.sha256);
-            let Pattern { from, to, window, bytes, .. } = row;
-            writeln!(f, "  pattern   {from} to {to}, window {window}: {bytes} bytes equal, sha256 {sum}..")?;
-        }
-        Ok(())
+    /// ntb_perf's own chunks, one way.
+    pub(super) fn stores(&self, from: &str, dma: bool) -> Option<&NtbPerf> {
+        self.ntb_perf.iter().find(|row| row.from == from && row.dma == dma)
+    }
+
+    /// iperf3 across the bridge, one way.
+    pub(super) fn network(&self, proto: &str, from: &str, dma: bool) -> Option<&Iperf> {
+        let mut rows = self.iperf3.iter().flatten();
+        rows.find(|row| row.proto == proto && row.from == from && row.dma == dma)
     }
 }
 
@@ -209,15 +227,24 @@ pub(crate) mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    pub(crate) fn iperf(from: &'static str, to: &'static str, dma: bool, mbits_per_s: f64) -> Iperf {
+        Iperf { proto: "tcp", from, to, dma, mbits_per_s, lost_percent: None, retransmits: Some(0) }
+    }
+
     pub(crate) fn sample() -> Report {
-        let perf = |from, to| NtbPerf {
+        let perf = |from, to, dma, rate| NtbPerf {
             from,
             to,
+            dma,
+            chunk_bytes: 512 << 10,
             bytes: 64 << 20,
-            mbytes_per_s: 80.5,
+            mbytes_per_s: rate,
+            slowest_mbytes_per_s: rate - 1.0,
+            fastest_mbytes_per_s: rate + 1.0,
             delivered_bytes: Some(64 << 20),
-            delivered_mbytes_per_s: Some(80.5),
+            delivered_mbytes_per_s: Some(rate),
         };
+        let small = |from, to, dma, rate| NtbPerf { chunk_bytes: 4 << 10, ..perf(from, to, dma, rate) };
         let discard = |from, to| Discard {
             from,
             to,
@@ -225,28 +252,53 @@ pub(crate) mod tests {
             mbytes_per_s: 100.0,
             delivered_ratio: 0.805,
         };
+        let rates = |median| Rates { median, min: median / 2.0, max: median * 1.1 };
+        let copy = |guest, window| Copy {
+            guest,
+            window,
+            chunk_bytes: 256 << 10,
+            bytes: 4 << 20,
+            bar: rates(40.0),
+            memory: rates(2000.0),
+            ratio: 0.02,
+        };
+        let ping = Ping { sent: 20, received: 20, rtt_us: Rtt { min: 3000.0, avg: 4000.0, max: 5000.0 } };
         Report {
             qemu: "11.1.3".to_owned(),
             kernel: "6.12.1".to_owned(),
             accel: "tcg".to_owned(),
+            machine: Machine {
+                cpu: "A processor".to_owned(),
+                processors: 2,
+                memory_mib: 4096,
+                kernel: "6.18".to_owned(),
+            },
             window: "trap".to_owned(),
             window_bytes: 1 << 20,
+            skipped: None,
             link: Link { up: true, ms_to_up: 130, ms_to_carrier: Some(200) },
-            ping: Some(Ping {
-                sent: 20,
-                received: 20,
-                rtt_us: Rtt { min: 3000.0, avg: 4000.0, max: 5000.0 },
-            }),
-            ntb_perf: vec![perf("a", "b"), perf("b", "a")],
+            ping: Some(ping),
+            ntb_perf: vec![
+                perf("a", "b", false, 80.5),
+                perf("b", "a", false, 80.5),
+                perf("a", "b", true, 6000.0),
+                perf("b", "a", true, 6100.0),
+            ],
+            ntb_perf_chunks: vec![
+                small("a", "b", false, 79.0),
+                small("b", "a", false, 78.0),
+                small("a", "b", true, 600.0),
+                small("b", "a", true, 610.0),
+            ],
             ntb_perf_discard: Some(vec![discard("a", "b"), discard("b", "a")]),
-            iperf3: Some(vec![Iperf {
-                proto: "tcp",
-                from: "a",
-                to: "b",
-                mbits_per_s: 33.0,
-                lost_percent: None,
-                retransmits: Some(0),
-            }]),
+            copy: vec![copy("a", 0), copy("b", 1)],
+            memcpy: Some(Memcpy { bytes: 256 << 20, rates: rates(7000.0), dma_ratio: 0.857 }),
+            iperf3: Some(vec![iperf("a", "b", false, 33.0), iperf("a", "b", true, 700.0)]),
+            virtio_net: Some(VirtioNet {
+                ping,
+                iperf3: vec![iperf("a", "b", false, 300.0)],
+                tcp_ratio: 0.11,
+            }),
             pattern: Some(vec![Pattern {
                 from: "a",
                 to: "b",
@@ -254,6 +306,7 @@ pub(crate) mod tests {
                 bytes: 65536,
                 sha256: "ab".repeat(32),
             }]),
+            profile: None,
         }
     }
 
@@ -261,29 +314,39 @@ pub(crate) mod tests {
     pub(crate) fn sample_shared() -> Report {
         let mut report = sample();
         report.window = "shared".to_owned();
+        report.skipped = Some(SHARED);
         report.link.ms_to_carrier = None;
+        report.ntb_perf.retain(|row| !row.dma);
+        report.ntb_perf_chunks.retain(|row| !row.dma);
         for row in &mut report.ntb_perf {
             row.mbytes_per_s = 1500.0;
+            row.slowest_mbytes_per_s = 1100.0;
             row.delivered_bytes = None;
             row.delivered_mbytes_per_s = None;
         }
-        Report { ping: None, ntb_perf_discard: None, iperf3: None, pattern: None, ..report }
+        for row in &mut report.copy {
+            row.bar.median = 1900.0;
+            row.ratio = 0.95;
+        }
+        Report {
+            ping: None,
+            ntb_perf_discard: None,
+            memcpy: None,
+            iperf3: None,
+            virtio_net: None,
+            pattern: None,
+            ..report
+        }
     }
 
     #[test]
-    fn what_a_mode_cannot_is_null_and_said() {
-        let report = sample_shared();
-        let value: Value = serde_json::to_value(&report).unwrap();
-        for pointer in ["/ping", "/iperf3", "/pattern", "/ntb_perf_discard", "/ntb_perf/0/delivered_bytes"] {
+    fn what_a_mode_cannot_is_null() {
+        let value: Value = serde_json::to_value(sample_shared()).unwrap();
+        for pointer in ["/ping", "/iperf3", "/pattern", "/ntb_perf_discard", "/memcpy", "/virtio_net"] {
             assert_eq!(value.pointer(pointer), Some(&Value::Null), "{pointer}");
         }
-        let text = report.to_string();
-        let row = text.lines().find(|line| line.contains("a to b")).unwrap();
-        assert_eq!(
-            row.split_whitespace().collect::<Vec<_>>(),
-            ["a", "to", "b", "64", "1500.0", "-", "-", "-"]
-        );
-        assert!(text.contains("skipped") && !text.contains("carrier"));
+        assert_eq!(value["ntb_perf"][0]["delivered_bytes"], Value::Null);
+        assert_eq!(value["skipped"], json!(SHARED));
     }
 
     #[test]
@@ -294,24 +357,15 @@ pub(crate) mod tests {
         for key in ["qemu", "kernel", "accel", "window"] {
             assert!(value[key].is_string(), "{key}");
         }
-        let expected = json!({"from": "a", "to": "b", "bytes": 67_108_864, "mbytes_per_s": 80.5,
+        let expected = json!({"from": "a", "to": "b", "dma": false, "chunk_bytes": 524_288, "bytes": 67_108_864,
+                              "mbytes_per_s": 80.5, "slowest_mbytes_per_s": 79.5, "fastest_mbytes_per_s": 81.5,
                               "delivered_bytes": 67_108_864, "delivered_mbytes_per_s": 80.5});
         assert_eq!(value["ntb_perf"][0], expected);
+        assert_eq!(value["ntb_perf"][2]["dma"], json!(true));
         let tcp = &value["iperf3"][0];
         assert_eq!(
             (&tcp["proto"], &tcp["from"], &tcp["mbits_per_s"]),
             (&json!("tcp"), &json!("a"), &json!(33.0))
         );
-    }
-
-    #[test]
-    fn people_get_a_table() {
-        let text = sample().to_string();
-        let row = text.lines().find(|line| line.contains("a to b") && line.contains("80.5")).unwrap();
-        assert_eq!(
-            row.split_whitespace().collect::<Vec<_>>(),
-            ["a", "to", "b", "64", "80.5", "80.5", "100.0", "0.81"]
-        );
-        assert!(text.contains("20 of 20 answered") && text.contains("65536 bytes equal"));
     }
 }

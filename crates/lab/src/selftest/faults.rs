@@ -1,14 +1,10 @@
 //! What may happen to a guest without costing the other one its link for longer than it lasts.
 
+use super::client::Client;
 use crate::options::Side;
 use crate::pair::Pair;
-use crate::steps;
-use control::LinkState;
+use crate::steps::{self, Network};
 use std::fmt;
-use std::time::Instant;
-
-/// Echo requests after each fault.
-pub(super) const PINGS: u32 = 5;
 
 /// Something that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,58 +34,60 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// Each of them at each side.
-    pub(super) fn all() -> impl Iterator<Item = Self> {
+    /// Each of them at each side, as far as a client has what they happen to.
+    pub(super) fn all(client: Client) -> impl Iterator<Item = Self> {
+        let network = matches!(client, Client::Network { .. });
         [Self::Switch, Self::Reload, Self::Order, Self::Reboot, Self::Kill]
             .into_iter()
             .flat_map(|fault| Side::BOTH.map(fault))
+            .filter(move |fault| network || !matches!(fault, Self::Switch(_)))
     }
 
     /// Does it, sees that the other side notices, and brings back what was lost.
-    pub(super) fn inflict(self, pair: &mut Pair) -> anyhow::Result<()> {
+    pub(super) fn inflict(self, pair: &mut Pair, client: Client) -> anyhow::Result<()> {
         match self {
             Self::Switch(side) => {
                 let guest = pair.guest(side);
-                let device = steps::network_device(guest)?;
+                let device = steps::network_device(guest, Network::Bridge)?;
                 guest.sh(&format!("ip link set {device} down"))?;
-                steps::wait_carrier(pair.guest(side.other()), false)?;
+                steps::wait_carrier(pair.guest(side.other()), Network::Bridge, false)?;
                 guest.sh(&format!("ip link set {device} up"))?;
             }
             Self::Reload(side) => {
-                steps::unload(pair.guest(side), true)?;
-                notice_loss(pair, side.other())?;
-                steps::load(pair.guest(side))?;
-                steps::configure(pair.guest(side))?;
+                client.unload(pair.guest(side))?;
+                client.notice_loss(pair, side.other())?;
+                client.load(pair.guest(side))?;
             }
             Self::Order(first) => {
                 for guest in pair.guests() {
-                    steps::unload(guest, true)?;
+                    client.unload(guest)?;
                 }
-                steps::bring_up(pair, first)?;
+                client.bring_up(pair, first)?;
             }
             Self::Reboot(side) => {
-                pair.guest_mut(side).reboot()?;
-                notice_loss(pair, side.other())?;
-                steps::load(pair.guest(side))?;
-                steps::configure(pair.guest(side))?;
+                pair.reboot(side)?;
+                client.notice_loss(pair, side.other())?;
+                client.load(pair.guest(side))?;
             }
             Self::Kill(side) => {
                 pair.guest_mut(side).kill()?;
-                notice_loss(pair, side.other())?;
+                client.notice_loss(pair, side.other())?;
                 pair.replace(side)?;
-                steps::load(pair.guest(side))?;
-                steps::configure(pair.guest(side))?;
+                client.load(pair.guest(side))?;
             }
         }
-        for guest in pair.guests() {
-            steps::wait_carrier(guest, true)?;
-        }
-        Ok(())
+        client.wait_ready(pair)
     }
 }
 
-/// The twin and the survivor both know that the link is down.
-fn notice_loss(pair: &mut Pair, survivor: Side) -> anyhow::Result<()> {
-    pair.twin().wait_link(LinkState::Down, Instant::now() + steps::LINK)?;
-    steps::wait_carrier(pair.guest(survivor), false)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_network_device_can_be_switched_off() {
+        assert_eq!(Fault::all(Client::Network { dma: false }).count(), 10);
+        let mut without = Fault::all(Client::Stores { dma: false });
+        assert!(without.all(|fault| !matches!(fault, Fault::Switch(_))));
+    }
 }

@@ -1,13 +1,15 @@
 //! `lab test`: the kernel's own NTB test, then faults.
 
+mod client;
 mod faults;
 mod script;
 
 use crate::health;
-use crate::options::{MAX_STOCK_WINDOW_BYTES, MIN_NETWORK_WINDOW_BYTES, Side};
+use crate::options::{MAX_STOCK_WINDOW_BYTES, MIN_NETWORK_WINDOW_BYTES, Side, show_size};
 use crate::pair::Pair;
 use crate::steps;
 use anyhow::Context;
+use client::Client;
 use faults::Fault;
 use serde::Serialize;
 use std::fmt;
@@ -32,7 +34,7 @@ impl Extent {
     /// largest.
     #[must_use]
     pub fn window_bytes(self) -> u64 {
-        if self == Self::FULL { MAX_STOCK_WINDOW_BYTES } else { MIN_NETWORK_WINDOW_BYTES }
+        if self.order == Self::FULL.order { MAX_STOCK_WINDOW_BYTES } else { MIN_NETWORK_WINDOW_BYTES }
     }
 }
 
@@ -58,14 +60,22 @@ pub struct Report {
     pub accel: String,
     /// How windows worked.
     pub window: String,
+    /// Their size.
+    pub window_bytes: u64,
+    /// What ran across the bridge during the faults.
+    pub client: &'static str,
     /// In order.
     pub passed: Vec<Passed>,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { qemu, kernel, accel, window, .. } = self;
-        writeln!(f, "Isthmus lab test: QEMU {qemu}, Linux {kernel}, {accel}, windows {window}")?;
+        let Self { qemu, kernel, accel, window, client, .. } = self;
+        let size = show_size(self.window_bytes);
+        writeln!(
+            f,
+            "Isthmus lab test: QEMU {qemu}, Linux {kernel}, {accel}, windows {window} of {size}, {client}"
+        )?;
         for row in &self.passed {
             let seconds = row.ms / 1000;
             writeln!(f, "  passed {:>3} x  {:<44}{seconds:>6} s", row.times, row.name)?;
@@ -81,20 +91,23 @@ impl fmt::Display for Report {
 pub fn run(pair: &mut Pair, extent: Extent, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Report> {
     let mut passed = Vec::new();
     let begun = Instant::now();
+    let options = pair.plan().options.clone();
+    let client = Client::of(&options);
     tell("ntb_test.sh");
     script::run(pair, extent.order)?;
     health::check(pair).context("after ntb_test.sh")?;
-    passed.push(Passed { name: "ntb_test.sh".to_owned(), times: 1, ms: steps::millis(begun.elapsed()) });
-    steps::bring_up(pair, Side::A)?;
-    steps::ping(pair.guest(Side::A), faults::PINGS)?;
-    for fault in Fault::all() {
+    let name = script::name(options.windows).to_owned();
+    passed.push(Passed { name, times: 1, ms: steps::millis(begun.elapsed()) });
+    client.bring_up(pair, Side::A)?;
+    client.check(pair.guest(Side::A))?;
+    for fault in Fault::all(client) {
         let begun = Instant::now();
         for turn in 1..=extent.repeats {
             tell(&format!("{fault} ({turn} of {})", extent.repeats));
             let told = || format!("{fault}, turn {turn}");
-            fault.inflict(pair).with_context(told)?;
+            fault.inflict(pair, client).with_context(told)?;
             for side in Side::BOTH {
-                steps::ping(pair.guest(side), faults::PINGS).with_context(told)?;
+                client.check(pair.guest(side)).with_context(told)?;
             }
             health::check(pair).with_context(told)?;
         }
@@ -106,7 +119,9 @@ pub fn run(pair: &mut Pair, extent: Extent, tell: &mut dyn FnMut(&str)) -> anyho
         qemu: format!("{major}.{minor}.{micro}"),
         kernel: pair.guest(Side::A).hello().release.clone(),
         accel: pair.accel().to_string(),
-        window: pair.plan().options.window.to_string(),
+        window: options.windows.to_string(),
+        window_bytes: options.window_bytes,
+        client: client.name(),
         passed,
     })
 }

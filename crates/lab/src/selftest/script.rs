@@ -5,12 +5,24 @@ use crate::options::Side;
 use crate::pair::Pair;
 use crate::steps;
 use crate::trouble::failed;
+use crate::windows::Windows;
 use std::time::{Duration, Instant};
 
 /// Where the image has it.
 const SCRIPT: &str = "/usr/lib/isthmus/ntb_test.sh";
 /// Window size for the parts that store and read single words through the windows.
 const WINDOW: u32 = 65536;
+
+/// What bash does before the script where windows do not reach RAM: `mw_test` compares what arrived in the receiver's
+/// memory, so its calls are left out as they come up. The script itself stays as it is.
+const WITHOUT_MW: &str = r#"shopt -s extdebug; trap '[[ $BASH_COMMAND != "mw_test "* ]]' DEBUG"#;
+/// Where that is put.
+const BEFORE: &str = "/tmp/before-ntb_test.sh";
+
+/// What was run, in words.
+pub(super) fn name(windows: Windows) -> &'static str {
+    if windows.reach_ram() { "ntb_test.sh" } else { "ntb_test.sh, all but mw_test" }
+}
 
 /// Runs it in guest a with guest b as its remote. Its part about MSI needs a module that the image does not
 /// have, since NTB MSI cannot work with ntb_hw_intel: the driver takes every MSI-X vector for itself.
@@ -19,7 +31,15 @@ pub(super) fn run(pair: &mut Pair, order: u32) -> anyhow::Result<()> {
         guest.sh("modprobe ntb_hw_intel")?;
     }
     let (local, remote) = (steps::ntb_device(pair.guest(Side::A))?, steps::ntb_device(pair.guest(Side::B))?);
-    let line = format!("bash {SCRIPT} -r b -p {order} -m {WINDOW} {local} {remote} 2>&1");
+    let (windows, dma) = (pair.plan().options.windows, pair.plan().options.dma);
+    let before = if windows.reach_ram() {
+        String::new()
+    } else {
+        pair.guest(Side::A).put(WITHOUT_MW.as_bytes(), BEFORE, 0o644)?;
+        format!("BASH_ENV={BEFORE} ")
+    };
+    let by_dma = if dma { " -d" } else { "" };
+    let line = format!("{before}bash {SCRIPT} -r b -p {order} -m {WINDOW}{by_dma} {local} {remote} 2>&1");
     tracing::debug!(line, "guest a");
     let deadline = Instant::now() + Duration::from_secs(600);
     let mut call = pair.guest(Side::A).mux().exec(&Exec::shell(&line))?;
@@ -33,7 +53,8 @@ pub(super) fn run(pair: &mut Pair, order: u32) -> anyhow::Result<()> {
         }
     };
     tracing::debug!("{text}");
-    judge(&text, &status).map_err(|why| failed(format!("ntb_test.sh: {why}; it printed:\n{text}")))
+    judge(&text, &status, windows.reach_ram(), dma)
+        .map_err(|why| failed(format!("ntb_test.sh: {why}; it printed:\n{text}")))
 }
 
 /// The script's parts: each begins with a line of its own.
@@ -45,12 +66,18 @@ const PARTS: [&str; 4] = [
 ];
 
 /// An exit status of 0 is not enough: a part that found nothing to do exits well, too.
-fn judge(text: &str, status: &ExitStatus) -> Result<(), String> {
+fn judge(text: &str, status: &ExitStatus, mw: bool, dma: bool) -> Result<(), String> {
     if !status.success() {
         return Err(status.to_string());
     }
     if let Some(part) = PARTS.iter().find(|part| !text.contains(**part)) {
         return Err(format!("the part {part:?} did not run"));
+    }
+    for (wanted, line) in [(mw, "Running mw"), (dma, "perf test with DMA")] {
+        if text.contains(line) != wanted {
+            let ran = if wanted { "did not run" } else { "ran" };
+            return Err(format!("{line:?} {ran}"));
+        }
     }
     let (mut running, mut passed) = (None, 0);
     for line in text.lines() {
@@ -80,14 +107,29 @@ mod tests {
 
     #[test]
     fn every_part_must_have_run_and_passed() {
+        let judge = |text: &str, code| judge(text, &ExitStatus::Code(code), true, false);
         let good: String = PARTS.iter().map(|part| format!("{part}...\n")).collect();
-        let good = good + "Running db tests on: x / y\n  Passed\n";
-        assert_eq!(judge(&good, &ExitStatus::Code(0)), Ok(()));
-        assert!(judge(&good, &ExitStatus::Code(1)).is_err());
-        assert!(judge(&good.replace("  Passed", "  Unsupported"), &ExitStatus::Code(0)).is_err());
+        let good = good + "Running db tests on: x / y\n  Passed\nRunning mw0 tests on: x / y\n  Passed\n";
+        assert_eq!(judge(&good, 0), Ok(()));
+        assert!(judge(&good, 1).is_err());
+        assert!(judge(&good.replacen("  Passed", "  Unsupported", 1), 0).is_err());
         let messages = good.clone() + "Running msg tests on: x / y\n  Unsupported\n";
-        assert_eq!(judge(&messages, &ExitStatus::Code(0)), Ok(()));
-        assert!(judge(&good.replace("  Passed", ""), &ExitStatus::Code(0)).is_err());
-        assert!(judge(&good.replace("pingpong", ""), &ExitStatus::Code(0)).is_err());
+        assert_eq!(judge(&messages, 0), Ok(()));
+        assert!(judge(&good.replace("  Passed", ""), 0).is_err());
+        assert!(judge(&good.replace("pingpong", ""), 0).is_err());
+    }
+
+    #[test]
+    fn parts_run_where_they_should_and_nowhere_else() {
+        let code = ExitStatus::Code(0);
+        let parts: String = PARTS.iter().map(|part| format!("{part}...\n")).collect();
+        let mw = parts.clone() + "Running mw0 tests on: x / y\n  Passed\n";
+        let dma = mw.clone() + "Running local perf test with DMA\n  Passed\n";
+        assert!(judge(&mw, &code, false, false).is_err());
+        assert!(judge(&mw, &code, true, true).is_err());
+        assert_eq!(judge(&dma, &code, true, true), Ok(()));
+        let without = parts + "Running db tests on: x / y\n  Passed\n";
+        assert_eq!(judge(&without, &code, false, false), Ok(()));
+        assert!(judge(&without, &code, true, false).is_err());
     }
 }

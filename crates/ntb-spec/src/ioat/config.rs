@@ -3,7 +3,7 @@
 use super::{MSIX_PBA, MSIX_TABLE, MSIX_VECTORS};
 pub use crate::function::*;
 use crate::function::{function_table, row};
-use crate::table::{Row, is_well_formed};
+use crate::table::{Row, covering, is_well_formed};
 
 /// "CBDMA" of a Skylake Xeon.
 pub const DEVICE: u16 = 0x2021;
@@ -30,3 +30,9 @@ pub static TABLE: &[Row<Reg>] = function_table! {
 };
 
 const _: () = assert!(is_well_formed(TABLE, BYTES));
+
+/// The row that covers a byte, if any.
+#[must_use]
+pub fn row_at(offset: u32) -> Option<&'static Row<Reg>> {
+    covering(TABLE, offset)
+}

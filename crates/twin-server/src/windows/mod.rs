@@ -10,6 +10,7 @@ mod memory;
 mod mode;
 mod overlay_peer;
 mod plan;
+mod replaced;
 
 pub use mode::{UnknownMode, WindowMode};
 
@@ -18,6 +19,8 @@ use control::WindowClass;
 use memory::{Memory, exchange, given, order, pieces, range};
 use overlay_peer::{OverlayPeer, PATIENCE};
 use plan::{FilePiece, Step, Under, View, next_step};
+use replaced::Replaced;
+pub(crate) use replaced::Seen;
 use shm::{Mapping, SharedFile};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,6 +34,9 @@ const PAGE: u64 = 4096;
 const PATIENCE_IN_ALL: Duration = PATIENCE.saturating_mul(2);
 /// Overlays whose host has not attached yet, or never will.
 const MAX_OVERLAYS: usize = 16;
+
+/// The modes of port a's windows, then of port b's.
+pub type Modes = [[WindowMode; ntb_spec::WINDOWS]; 2];
 
 /// Which window: the port that stores, and its number.
 pub(crate) type Tag = (Side, usize);
@@ -69,6 +75,8 @@ struct Slot {
     /// The window's own memory in *alias* mode.
     own: Option<Memory>,
     actual: View,
+    /// What of the receiver's memory is the window's own, by file.
+    replaced: Replaced,
     /// Bus address of what is replaced.
     replaced_at: u64,
     busy: Option<Busy>,
@@ -93,17 +101,9 @@ pub(crate) struct Verdict {
 }
 
 impl Windows {
-    pub(crate) fn new(modes: [WindowMode; 2]) -> Self {
-        let slots = |mode| [Slot::new(mode), Slot::new(mode)];
-        let [a, b] = modes;
-        Self {
-            a: slots(a),
-            b: slots(b),
-            shared: [None, None],
-            overlays: Vec::new(),
-            steps: 0,
-            busy_since: None,
-        }
+    pub(crate) fn new(modes: Modes) -> Self {
+        let [a, b] = modes.map(|port| port.map(Slot::new));
+        Self { a, b, shared: [None, None], overlays: Vec::new(), steps: 0, busy_since: None }
     }
 
     fn slot(&self, (side, window): Tag) -> Option<&Slot> {
@@ -150,6 +150,25 @@ impl Windows {
                 Ok(())
             }
         }
+    }
+
+    /// Whether memory is being exchanged: what is stored there meanwhile may be lost.
+    pub(crate) fn is_exchanging(&self) -> bool {
+        let exchanges =
+            |slot: &Slot| matches!(slot.busy, Some(Busy { step: Step::Replace(_) | Step::Restore(_), .. }));
+        Self::tags().any(|tag| self.slot(tag).is_some_and(exchanges))
+    }
+
+    /// What a process sees where it maps that byte of a file of its memory.
+    pub(crate) fn seen_at(&self, file: (u64, u64), offset: u64) -> Seen {
+        let mut own = u64::MAX;
+        for slot in Self::tags().filter_map(|tag| self.slot(tag)) {
+            match slot.replaced.at(file, offset) {
+                Seen::File(bytes) => own = own.min(bytes),
+                window @ Seen::Window(..) => return window,
+            }
+        }
+        Seen::File(own)
     }
 
     /// Whether a step is under way.
@@ -221,11 +240,11 @@ impl Windows {
     }
 
     /// The memory of a window in *shared* mode, for an access that comes as a message all the same.
-    pub(crate) fn shared_memory(&self, tag: Tag) -> Option<&Mapping> {
+    pub(crate) fn shared_memory(&self, tag: Tag) -> Option<&Arc<Mapping>> {
         let slot = self.slot(tag).filter(|slot| slot.mode == WindowMode::Shared)?;
         // Only an open window reaches anybody.
         matches!(slot.actual.bar, Under::Pieces(_)).then_some(())?;
-        self.shared.get(tag.1)?.as_ref().map(|memory| &*memory.mapping)
+        self.shared.get(tag.1)?.as_ref().map(|memory| &memory.mapping)
     }
 
     // --- overlays ---------------------------------------------------------------------------------------------
@@ -547,11 +566,13 @@ impl Windows {
                 // Nobody knows how far it came, and to try again would go on for ever.
                 slot.own = None;
                 slot.actual.replaced.clear();
+                slot.replaced = Replaced::default();
             }
             verdict.untrusted.push(actor);
             return verdict;
         }
         if let (Step::Replace(pieces), Some(own)) = (&step, &slot.own) {
+            slot.replaced = Replaced::new(pieces, &own.mapping);
             let memory = &mut hosts.get_mut(actor).memory;
             for piece in pieces {
                 let first = slot.replaced_at.saturating_add(piece.at);
@@ -560,6 +581,7 @@ impl Windows {
         }
         if let (Step::Restore(_), Some(own)) = (&step, &slot.own) {
             hosts.get_mut(actor).memory.remove_views(&own.mapping);
+            slot.replaced = Replaced::default();
         }
         slot.actual.after(step);
         verdict
@@ -576,6 +598,7 @@ impl Slot {
         }
         if under_way || !self.actual.replaced.is_empty() {
             self.actual.replaced.clear();
+            self.replaced = Replaced::default();
             self.own = None;
         }
     }
@@ -588,6 +611,7 @@ impl Slot {
             given: None,
             own: None,
             actual: View::CLOSED,
+            replaced: Replaced::default(),
             replaced_at: 0,
             busy: None,
             problem: None,

@@ -38,13 +38,15 @@ fn sockets_are_for_their_owner_alone() {
         let found = std::fs::metadata(house.socket(side)).unwrap();
         assert!(found.file_type().is_socket());
         assert_eq!(found.permissions().mode() & 0o7777, 0o600);
+        let found = std::fs::metadata(house.engine_socket(side)).unwrap();
+        assert_eq!(found.permissions().mode() & 0o7777, 0o600);
     }
     let control = house.socket(Side::A).with_file_name("control");
     assert_eq!(std::fs::metadata(&control).unwrap().permissions().mode() & 0o7777, 0o600);
     let sockets = [house.socket(Side::A), house.socket(Side::B), control];
     assert_eq!(
         std::fs::read_dir(sockets[0].parent().unwrap()).unwrap().count(),
-        3,
+        5,
         "nothing else is left there"
     );
     house.end();

@@ -285,7 +285,8 @@ fn a_place_where_no_socket_can_be_is_named() {
             ports: [a, b],
             control: None,
             setup: twin::Setup::default(),
-            modes: [twin_server::WindowMode::Trap; 2],
+            modes: twin_server::Modes::default(),
+            engines: [None, None],
             trace: None,
         };
         Server::bind(&options).map(drop).map_err(|error| error.to_string())

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use twin::{Setup, Side};
-use twin_server::{Endpoint, Options, RunError, Server, WindowMode};
+use twin_server::{Endpoint, Modes, Options, RunError, Server, WindowMode};
 use vfio_user::client::{Client, ClientError};
 use vfio_user::wire::{Capabilities, DmaAddr, DmaMap, IrqIndex, RegionIndex};
 
@@ -52,7 +52,8 @@ impl House {
             ports: [at("a"), at("b")],
             control: Some(at("control")),
             setup,
-            modes: [WindowMode::Trap; 2],
+            modes: Modes::default(),
+            engines: [Some(at("dma-a")), Some(at("dma-b"))],
             trace: None,
         };
         let (stop, stopped) = UnixStream::pair().unwrap();
@@ -102,6 +103,13 @@ impl House {
         self.directory.path().join(match side {
             Side::A => "a",
             Side::B => "b",
+        })
+    }
+
+    pub(crate) fn engine_socket(&self, side: Side) -> PathBuf {
+        self.directory.path().join(match side {
+            Side::A => "dma-a",
+            Side::B => "dma-b",
         })
     }
 
@@ -235,8 +243,9 @@ fn a_twin_apart() {
     let mode: WindowMode = std::env::var(APART_MODE).unwrap().parse().unwrap();
     let at = |name: &str| Endpoint::Path(directory.join(name));
     let setup = Setup { training: Duration::from_millis(20), ..Setup::default() };
-    let (ports, control, modes) = ([at("a"), at("b")], Some(at("control")), [mode; 2]);
-    let mut server = Server::bind(&Options { ports, control, setup, modes, trace: None }).unwrap();
+    let (ports, control, modes) = ([at("a"), at("b")], Some(at("control")), [[mode; 2]; 2]);
+    let engines = [Some(at("dma-a")), Some(at("dma-b"))];
+    let mut server = Server::bind(&Options { ports, engines, control, setup, modes, trace: None }).unwrap();
     server.run(std::io::stdin().as_fd()).unwrap();
 }
 
@@ -256,6 +265,12 @@ impl Ram {
 
     pub(crate) fn get<const N: usize>(&self, at: u64) -> [u8; N] {
         let mut out = [0; N];
+        self.0.read_exact_at(&mut out, at).unwrap();
+        out
+    }
+
+    pub(crate) fn bytes(&self, at: u64, bytes: usize) -> Vec<u8> {
+        let mut out = vec![0; bytes];
         self.0.read_exact_at(&mut out, at).unwrap();
         out
     }

@@ -3,6 +3,9 @@
 
 mod any_sequence;
 mod control_socket;
+mod engine;
+mod engine_copies;
+mod engine_trouble;
 mod hostile_load;
 mod hostile_memory;
 mod hostile_messages;

@@ -1,0 +1,165 @@
+//! Memory that this process shares with a device, or through it with the peer.
+
+use crate::DeviceAddress;
+use shm::{LoadOrder, Mapping, Memory, StoreOrder, Window, WindowError, WindowKind};
+use std::fmt;
+use std::sync::Arc;
+
+/// Takes a mapping that is to be unmapped, and sees to it that nobody replaces its pages at that moment.
+///
+/// An overlay finds addresses by what is mapped there, and puts other memory there by `mmap(MAP_FIXED)`. Between
+/// the two the address must not be given to somebody else.
+pub trait Unmapper: fmt::Debug + Send + Sync {
+    /// Drops the mapping of a file, which device and inode name.
+    fn unmap(&self, file: (u64, u64), mapping: Mapping);
+}
+
+/// A mapping that may be unmapped only in agreement with whoever replaces its pages.
+#[derive(Debug)]
+pub struct Mapped {
+    /// `None` only while it is being dropped.
+    mapping: Option<Mapping>,
+    unmapper: Option<((u64, u64), Arc<dyn Unmapper>)>,
+}
+
+impl Mapped {
+    /// Memory whose pages nobody replaces.
+    #[must_use]
+    pub fn fixed(mapping: Mapping) -> Self {
+        Self { mapping: Some(mapping), unmapper: None }
+    }
+
+    /// Memory of a file, named by device and inode, whose pages are replaced by somebody who knows when not to.
+    #[must_use]
+    pub fn overlaid(file: (u64, u64), mapping: Mapping, unmapper: Arc<dyn Unmapper>) -> Self {
+        Self { mapping: Some(mapping), unmapper: Some((file, unmapper)) }
+    }
+
+    fn inner(&self) -> Result<&Mapping, WindowError> {
+        self.mapping.as_ref().ok_or(WindowError::Closed)
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if let (Some(mapping), Some((file, unmapper))) = (self.mapping.take(), &self.unmapper) {
+            unmapper.unmap(*file, mapping);
+        }
+    }
+}
+
+/// A BAR as memory of this process.
+#[derive(Debug, Clone)]
+pub struct BarMapping {
+    /// The memory.
+    pub memory: Arc<Mapped>,
+    /// It is the peer's BAR too (window mode *shared*): nothing is translated, and neither host's own memory is
+    /// reached.
+    pub shared: bool,
+}
+
+/// Takes memory back from a device.
+pub trait Registrar: fmt::Debug + Send + Sync {
+    /// The device must not reach this range any more when it returns. A device that is gone reaches nothing.
+    fn withdraw(&self, address: DeviceAddress, bytes: u64);
+}
+
+/// Memory of this process that a device may read and write. Clones are handles to the same memory.
+#[derive(Debug, Clone)]
+pub struct DmaMemory(Arc<Registration>);
+
+#[derive(Debug)]
+struct Registration {
+    memory: Mapped,
+    address: DeviceAddress,
+    registrar: Arc<dyn Registrar>,
+}
+
+impl DmaMemory {
+    /// Memory that was given to a device at `address`; for implementations of [`PciFunction`](crate::PciFunction).
+    #[must_use]
+    pub fn new(memory: Mapped, address: DeviceAddress, registrar: Arc<dyn Registrar>) -> Self {
+        Self(Arc::new(Registration { memory, address, registrar }))
+    }
+
+    /// Where the device finds its first byte.
+    #[must_use]
+    pub fn address(&self) -> DeviceAddress {
+        self.0.address
+    }
+
+    /// The memory.
+    #[must_use]
+    pub fn memory(&self) -> &Mapped {
+        &self.0.memory
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let bytes = u64::try_from(Window::bytes(&self.memory)).unwrap_or(u64::MAX);
+        self.registrar.withdraw(self.address, bytes);
+    }
+}
+
+/// Both traits of `shm` for what has memory inside.
+macro_rules! memory_of {
+    ($whose:ty, |$me:ident| $inner:expr) => {
+        impl Window for $whose {
+            fn bytes(&self) -> usize {
+                let $me = self;
+                $inner.map_or(0, Window::bytes)
+            }
+
+            fn kind(&self) -> WindowKind {
+                WindowKind::Mapped
+            }
+
+            fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
+                let $me = self;
+                Window::write($inner?, at, data)
+            }
+
+            fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
+                let $me = self;
+                $inner?.store_u32(at, value, order)
+            }
+
+            fn store_u64(&self, at: usize, value: u64, order: StoreOrder) -> Result<(), WindowError> {
+                let $me = self;
+                $inner?.store_u64(at, value, order)
+            }
+
+            fn flush(&self) -> Result<(), WindowError> {
+                let $me = self;
+                $inner?.flush()
+            }
+
+            fn settle(&self) -> Result<(), WindowError> {
+                let $me = self;
+                $inner?.settle()
+            }
+        }
+
+        impl Memory for $whose {
+            fn read(&self, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
+                let $me = self;
+                Memory::read($inner?, at, out)
+            }
+
+            fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {
+                let $me = self;
+                $inner?.load_u32(at, order)
+            }
+
+            fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
+                let $me = self;
+                $inner?.load_u64(at, order)
+            }
+        }
+    };
+}
+pub(crate) use memory_of;
+
+memory_of!(Mapped, |me| me.inner());
+memory_of!(DmaMemory, |me| Ok::<_, WindowError>(me.memory()));
