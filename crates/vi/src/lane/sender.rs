@@ -527,14 +527,10 @@ impl<O: Window, M: Memory> Sender<O, M> {
 
     #[inline(always)]
     fn store_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), WindowError> {
-        let n = self.published;
-        let tails = short::store(&self.outbound, &self.geometry, n, frame)?;
-        if self.geometry.stamps {
-            self.outbound.write(self.geometry.slot_at(n) + STAMP, &meta.stamp.to_le_bytes())?;
-        }
-        let (first, second) = short_words(frame.len(), tails, meta.filter, self.geometry.stamps);
-        let word = first | u64::from(self.lap) << 56;
-        let last = self.geometry.slot_at(n) + BODY_BYTES;
+        let (n, stamps) = (self.published, self.geometry.stamps);
+        let (first, second) = short_words(frame.len(), short::tails(frame, stamps), meta.filter, stamps);
+        let first = first | u64::from(self.lap) << 56;
+        let at = self.geometry.slot_at(n);
         self.next_slot();
         if let Some(second) = second {
             // The first line's last word orders this one too.
@@ -542,7 +538,11 @@ impl<O: Window, M: Memory> Sender<O, M> {
             self.outbound.store_u64(self.geometry.slot_at(n + 1) + BODY_BYTES, word, StoreOrder::Relaxed)?;
             self.next_slot();
         }
-        self.outbound.store_u64(last, word, release(Site::PublishEvent))
+        if stamps {
+            self.outbound.write(at + STAMP, &meta.stamp.to_le_bytes())?;
+        }
+        short::store(&self.outbound, &self.geometry, n, frame)?;
+        self.outbound.store_u64(at + BODY_BYTES, first, release(Site::PublishEvent))
     }
 
     /// Counts a slot; laps change at the first one alone.

@@ -27,25 +27,31 @@ fn word(bytes: &[u8]) -> u32 {
     }
 }
 
+/// What the last words of its slots hold of a frame.
+#[inline(always)]
+pub(crate) fn tails(frame: &[u8], stamps: bool) -> [u32; 2] {
+    pieces(frame, stamps).1
+}
+
 /// Stores a frame of at most [`Geometry::short_most`] bytes into the `n`th slot and perhaps the one after, all but
-/// the last words, whose parts of the frame it returns.
+/// the last words. The first slot comes last, so that its last word can follow at once: a line that is written in two
+/// steps is fetched by a receiver that polls it in between, and travels twice.
 #[inline(always)]
 pub(crate) fn store(
     window: &impl Window,
     geometry: &Geometry,
     n: u64,
     frame: &[u8],
-) -> Result<[u32; 2], WindowError> {
-    let ([first, second], tails) = pieces(frame, geometry.stamps);
+) -> Result<(), WindowError> {
+    let ([first, second], _) = pieces(frame, geometry.stamps);
     if !second.is_empty() {
         window.write(geometry.slot_at(n + 1), second)?;
     }
     // A whole first part has a length that the compiler knows.
     match first.first_chunk::<BODY_BYTES>() {
-        Some(whole) => window.write(geometry.slot_at(n), whole)?,
-        None => window.write(geometry.slot_at(n), first)?,
+        Some(whole) => window.write(geometry.slot_at(n), whole),
+        None => window.write(geometry.slot_at(n), first),
     }
-    Ok(tails)
 }
 
 /// Copies bytes of a short frame out, from its byte `at` on. The caller has checked that they are in the frame.
@@ -121,7 +127,8 @@ mod tests {
             let geometry = Geometry { slots: 4, stamps, ..Geometry::default() };
             let frame = &frame[..frame.len().min(geometry.short_most())];
             let memory = Heap::new(4096);
-            let tails = store(&memory, &geometry, n, frame).unwrap();
+            store(&memory, &geometry, n, frame).unwrap();
+            let tails = tails(frame, stamps);
             let at = at.min(frame.len());
             let len = len.min(frame.len() - at);
             let mut out = vec![0xEE; len];
