@@ -1,5 +1,10 @@
 //! What a lane costs beside the bare exchange of cache lines: `cargo bench -p vi`.
-#![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a bench reports to whoever runs it")]
+#![expect(
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "a bench reports to whoever runs it"
+)]
 
 #[path = "../../shm/benches/support/mod.rs"]
 mod support;

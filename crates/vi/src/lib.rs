@@ -21,5 +21,16 @@
     )
 )]
 
+mod bell;
 mod bits;
+mod domain;
+mod interface;
 pub mod lane;
+mod packet;
+mod statistics;
+
+pub use bell::Bell;
+pub use domain::{PacketBuffer, ProtectionDomain};
+pub use interface::{Event, LaneId, NotPosted, PostRefusal, TransmitError, Vi};
+pub use packet::{Packet, RequestId};
+pub use statistics::Statistics;

@@ -237,6 +237,17 @@ impl<O: Window, M: Memory> Sender<O, M> {
         self.armed()
     }
 
+    /// Which slot, counted from the lane's first, the next frame begins at.
+    #[inline]
+    pub(crate) fn next_slot_number(&self) -> u64 {
+        self.published + self.staged_slots
+    }
+
+    /// Slots, counted from the lane's first, whose frames the receiver had not let go when it said so last.
+    pub(crate) fn untaken(&self) -> std::ops::Range<u64> {
+        self.taken..self.next_slot_number()
+    }
+
     /// How many frames' events are staged.
     pub fn staged(&self) -> usize {
         self.staged.len()
