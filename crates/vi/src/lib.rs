@@ -24,13 +24,16 @@
 mod bell;
 mod bits;
 mod domain;
+pub mod filter;
 mod interface;
 pub mod lane;
 mod packet;
 mod statistics;
+mod steer;
 
 pub use bell::Bell;
 pub use domain::{PacketBuffer, ProtectionDomain};
 pub use interface::{Event, LaneId, NotPosted, PostRefusal, TransmitError, Vi};
 pub use packet::{Packet, RequestId};
 pub use statistics::Statistics;
+pub use steer::Steered;
