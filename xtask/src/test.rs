@@ -69,7 +69,7 @@ fn without_guests(ci: bool, nextest: bool) -> Vec<Step> {
 /// Every interleaving of the rings, and each of their orderings weakened alone.
 pub(crate) fn loom() -> Step {
     // Another cfg is another build of everything below: it has a target directory of its own.
-    let models = Cargo::new("test -p cells --lib --locked --target-dir target/loom");
+    let models = Cargo::new("test -p cells -p vi --lib --locked --target-dir target/loom");
     Step {
         name: "loom",
         work: Work::Cargo(models.with("RUSTFLAGS", "--cfg loom").minutes(5)),
