@@ -3,6 +3,8 @@
 mod doorbell;
 mod plot;
 mod report;
+mod sweep;
+mod sweep_plot;
 mod window;
 
 use crate::Outcome;
@@ -21,6 +23,7 @@ Example:
   isthmus perf window                          stores into the peer's window by size, beside memcpy
   isthmus perf window --json --plot w.svg
   isthmus perf doorbell                        doorbell to wake-up, beside a bare eventfd
+  isthmus perf sweep --plot sweep.svg          the framework's rings, 8 KiB to 2 MiB, beside memcpy
 
 Each figure and its reference are taken in turns of some milliseconds; of the pairs of turns, the quicker half is kept,
 since other programs' work only ever slows a turn down.")]
@@ -49,6 +52,22 @@ enum Bench {
         #[command(flatten)]
         output: Output,
     },
+    /// Bandwidth through the framework's rings by buffer size, both profiles: two processes, memory of this machine
+    Sweep {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// The process opposite a sweep
+    #[command(hide = true)]
+    SweepFar {
+        /// The file that it receives in
+        own: i32,
+        /// The file that the other one receives in
+        theirs: i32,
+        /// The published profile
+        #[arg(long)]
+        paper: bool,
+    },
 }
 
 /// What becomes of the figures.
@@ -74,10 +93,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             (window::measure(*window, mw_size.bytes(), output.time_ms)?, output)
         }
         Some(Bench::Doorbell { output }) => (doorbell::measure(output.time_ms)?, output),
-        None => anyhow::bail!("say what to measure: isthmus perf window, or isthmus perf doorbell"),
+        Some(Bench::Sweep { output }) => (sweep::measure(output.time_ms)?, output),
+        Some(Bench::SweepFar { own, theirs, paper }) => {
+            return sweep::serve(*own, *theirs, *paper).map(|()| Outcome::Done);
+        }
+        None => {
+            anyhow::bail!(
+                "say what to measure: isthmus perf window, isthmus perf doorbell or isthmus perf sweep"
+            )
+        }
     };
     if let Some(path) = &output.plot {
-        plot::draw(&report, path)?;
+        if report.bench == "sweep" { sweep_plot::draw(&report, path) } else { plot::draw(&report, path) }?;
     }
     print(&report, output.json)?;
     Ok(Outcome::Done)
