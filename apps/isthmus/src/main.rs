@@ -11,10 +11,13 @@
 
 mod demo;
 mod lab;
+mod net;
 mod opposite;
 mod overlay;
+mod peer_command;
 mod perf;
 mod status;
+mod stop;
 mod trace;
 mod twin_command;
 mod window_choice;
@@ -51,6 +54,8 @@ enum Command {
     Twin(twin_command::Arguments),
     Trace(trace::Arguments),
     Status(status::Arguments),
+    Peer(peer_command::Arguments),
+    Net(net::Arguments),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  isthmus completions bash > ~/.local/share/bash-completion/completions/isthmus"
@@ -88,6 +93,8 @@ fn main() -> ExitCode {
         Command::Twin(arguments) => twin_command::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Peer(arguments) => peer_command::run(&arguments),
+        Command::Net(arguments) => net::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "isthmus", &mut std::io::stdout());
             Ok(Outcome::Done)

@@ -29,6 +29,7 @@ pub mod bits;
 pub mod config;
 pub mod function;
 pub mod ioat;
+pub mod linux_transport;
 pub mod meaning;
 pub mod messages;
 pub mod table;

@@ -33,6 +33,7 @@ impl Twin {
             control: None,
             setup,
             modes: [[WindowMode::Dma; 2]; 2],
+            ram_mapped: [false; 2],
             trace: None,
         })
         .unwrap();

@@ -11,12 +11,14 @@ mod mode;
 mod overlay_peer;
 mod plan;
 mod replaced;
+mod wanted;
 
+pub(crate) use mode::refusal;
 pub use mode::{UnknownMode, WindowMode};
 
 use crate::host::Hosts;
 use control::WindowClass;
-use memory::{Memory, exchange, given, order, pieces, range};
+use memory::{Memory, exchange, given, order, range};
 use overlay_peer::{OverlayPeer, PATIENCE};
 use plan::{FilePiece, Step, Under, View, next_step};
 use replaced::Replaced;
@@ -60,6 +62,8 @@ pub(crate) struct Windows {
     steps: u64,
     /// Since when some step has been under way without a pause.
     busy_since: Option<Instant>,
+    /// Hosts whose memory other processes map too.
+    ram_mapped: [bool; 2],
 }
 
 /// One window of one port.
@@ -101,9 +105,9 @@ pub(crate) struct Verdict {
 }
 
 impl Windows {
-    pub(crate) fn new(modes: Modes) -> Self {
+    pub(crate) fn new(modes: Modes, ram_mapped: [bool; 2]) -> Self {
         let [a, b] = modes.map(|port| port.map(Slot::new));
-        Self { a, b, shared: [None, None], overlays: Vec::new(), steps: 0, busy_since: None }
+        Self { a, b, shared: [None, None], overlays: Vec::new(), steps: 0, busy_since: None, ram_mapped }
     }
 
     fn slot(&self, (side, window): Tag) -> Option<&Slot> {
@@ -134,8 +138,21 @@ impl Windows {
     /// Changes a window's mode.
     ///
     /// # Errors
-    /// A sentence, when the host has attached with the other class.
+    /// A sentence, when the host has attached with the other class, or when others map the memory that would be
+    /// replaced.
     pub(crate) fn set_mode(&mut self, tag: Tag, mode: WindowMode) -> Result<(), String> {
+        // The other window counts as what it is now: a direct one that is closed maps nobody's memory.
+        let other = (tag.0, 1_usize.saturating_sub(tag.1));
+        let now = self.slot(other).map_or(WindowMode::Trap, |slot| match slot.mode {
+            WindowMode::Direct if !matches!(slot.actual.bar, Under::Pieces(_)) => WindowMode::Trap,
+            WindowMode::Alias if slot.actual.replaced.is_empty() => WindowMode::Trap,
+            mode => mode,
+        });
+        if matches!(mode, WindowMode::Alias | WindowMode::Direct)
+            && let Some(why) = refusal(tag.0, [mode, now], self.ram_mapped)
+        {
+            return Err(why);
+        }
         let slot = self.slot_mut(tag).ok_or("there is no such window")?;
         match slot.attached {
             Some(class) if class != mode.class() => Err(format!(
@@ -387,98 +404,6 @@ impl Windows {
             self.busy_since = None;
         }
         verdict
-    }
-
-    /// What a window should be now, and the bus address at which its receiver's memory begins.
-    fn wanted(&mut self, tag: Tag, twin: &Twin, hosts: &Hosts) -> (View, u64) {
-        let (side, window) = tag;
-        let bytes = twin.window_bytes(side, window);
-        let Some(slot) = self.slot(tag) else { return (View::CLOSED, 0) };
-        let (mode, attached) = (slot.mode, slot.attached == Some(WindowClass::Mapped));
-        let untouched = slot.actual.bar == Under::Given && !twin.memory_enabled(side);
-        let own = slot.own.clone();
-        let closed = if untouched { View::GIVEN } else { View::CLOSED };
-        let (translation, open) = twin.outbound(side, window);
-        let whole = |memory: &Memory, bytes| {
-            Under::Pieces(vec![FilePiece { at: 0, bytes, file: Arc::clone(&memory.file), offset: 0 }])
-        };
-        let mut problem = None;
-        let view = match mode {
-            _ if !attached => closed,
-            WindowMode::Trap | WindowMode::Dma => closed,
-            WindowMode::Shared => match self.shared_of(window, bytes) {
-                Some(memory) if twin.link() == twin::LinkState::Up => {
-                    View { bar: whole(&memory, bytes), replaced: Vec::new() }
-                }
-                _ => closed,
-            },
-            WindowMode::Alias | WindowMode::Direct if open == 0 => closed,
-            WindowMode::Alias | WindowMode::Direct => {
-                // Mappings have pages: the last one opens whole.
-                let open = open.next_multiple_of(PAGE);
-                match (pieces(hosts, side.peer(), translation, open), own) {
-                    (Ok(pieces), _) if self.has_taken((side, 1_usize.saturating_sub(window)), &pieces) => {
-                        problem = Some("the other window has taken that memory");
-                        closed
-                    }
-                    (Err(why), _) => {
-                        problem = Some(why);
-                        closed
-                    }
-                    (Ok(pieces), _) if mode == WindowMode::Direct => {
-                        View { bar: Under::Pieces(pieces), replaced: Vec::new() }
-                    }
-                    (Ok(replaced), Some(memory)) => View { bar: whole(&memory, open), replaced },
-                    (Ok(replaced), None) => match Memory::new("isthmus alias window", bytes) {
-                        Ok(memory) => {
-                            let bar = whole(&memory, open);
-                            if let Some(slot) = self.slot_mut(tag) {
-                                slot.own = Some(memory);
-                            }
-                            View { bar, replaced }
-                        }
-                        Err(_) => {
-                            problem = Some("there is no memory for it");
-                            closed
-                        }
-                    },
-                }
-            }
-        };
-        if let Some(slot) = self.slot_mut(tag)
-            && slot.problem != problem
-        {
-            slot.problem = problem;
-            if let Some(why) = problem {
-                let port = crate::status::port_name(side);
-                tracing::warn!(%port, window, why, "the window stays closed");
-            }
-        }
-        (view, translation)
-    }
-
-    /// Whether some of this memory of the receiver is a window's own.
-    fn has_taken(&self, tag: Tag, pieces: &[FilePiece]) -> bool {
-        let Some(slot) = self.slot(tag) else { return false };
-        let coming = match &slot.busy {
-            Some(Busy { step: Step::Replace(coming), .. }) => coming.as_slice(),
-            _ => &[],
-        };
-        let meets = |taken: &FilePiece, piece: &FilePiece| {
-            taken.file.identity() == piece.file.identity()
-                && taken.offset < piece.offset.saturating_add(piece.bytes)
-                && piece.offset < taken.offset.saturating_add(taken.bytes)
-        };
-        let taken = || slot.actual.replaced.iter().chain(coming);
-        pieces.iter().any(|piece| taken().any(|taken| meets(taken, piece)))
-    }
-
-    fn shared_of(&mut self, window: usize, bytes: u64) -> Option<Memory> {
-        let slot = self.shared.get_mut(window)?;
-        if slot.is_none() {
-            *slot = Memory::new("isthmus shared window", bytes).ok();
-        }
-        slot.clone()
     }
 
     /// Sends the orders of a step. What has to be copied before is copied.
