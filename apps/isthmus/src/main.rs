@@ -16,6 +16,7 @@ mod opposite;
 mod overlay;
 mod peer_command;
 mod perf;
+mod soak;
 mod status;
 mod stop;
 mod trace;
@@ -56,6 +57,7 @@ enum Command {
     Status(status::Arguments),
     Peer(peer_command::Arguments),
     Net(net::Arguments),
+    Soak(soak::Arguments),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  isthmus completions bash > ~/.local/share/bash-completion/completions/isthmus"
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Peer(arguments) => peer_command::run(&arguments),
         Command::Net(arguments) => net::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "isthmus", &mut std::io::stdout());
             Ok(Outcome::Done)

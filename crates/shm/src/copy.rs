@@ -58,7 +58,7 @@ fn fast_rep() -> bool {
 /// # Safety
 /// `from` is valid for reads of `out.len()` bytes; others may write them meanwhile.
 pub(crate) unsafe fn copy_out(routine: Routine, from: *const u8, out: &mut [u8]) {
-    let copied = if out.len() <= WORD {
+    let copied = if out.len() <= WORD || routine == Routine::Words {
         0
     } else {
         let routine = if routine == Routine::Stream { Routine::Vector } else { routine };
@@ -84,7 +84,7 @@ pub(crate) unsafe fn copy_in(routine: Routine, to: *mut u8, data: &[u8]) {
     unsafe { words_in(to, before) };
     // SAFETY: `lead` <= the length of the range.
     let to = unsafe { to.add(lead) };
-    let copied = if data.len() <= WORD {
+    let copied = if data.len() <= WORD || routine == Routine::Words {
         0
     } else {
         // SAFETY: `to` by the caller, `data` is ours; they do not overlap, since private memory is not shared.
