@@ -146,6 +146,8 @@ pub struct Vi<D, O: Window = Mapping, M: Memory = Mapping> {
     told: Cell<usize>,
     software: RefCell<VecDeque<u16>>,
     overflow: Cell<bool>,
+    /// Whether there may be an event that no lane tells of.
+    others: Cell<bool>,
     bell: Option<Bell>,
     counters: Counters,
     marker: PhantomData<fn() -> D>,
@@ -164,6 +166,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             told: Cell::new(0),
             software: RefCell::new(VecDeque::with_capacity(SOFTWARE_EVENTS)),
             overflow: Cell::new(false),
+            others: Cell::new(false),
             bell: None,
             counters: Counters::default(),
             marker: PhantomData,
@@ -402,6 +405,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             }
         }
         completed.push_back(request);
+        self.others.set(true);
         add(&self.counters.sent_frames, 1);
         add(&self.counters.sent_bytes, bytes as u64);
         Ok((lane, out))
@@ -450,16 +454,16 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
                 return count;
             }
         }
-        if self.quiet() { count } else { self.poll_others(events, count) }
+        if self.others.get() { self.poll_others(events, count) } else { count }
     }
 
-    #[inline(always)]
     fn quiet(&self) -> bool {
         self.completed.borrow().len() == self.told.get()
             && self.software.borrow().is_empty()
             && !self.overflow.get()
     }
 
+    #[inline(never)]
     fn poll_others<'vi>(&'vi self, events: &mut [Event<'vi, D, O, M>], mut count: usize) -> usize {
         let completed = self.completed.borrow().len();
         if completed > self.told.get()
@@ -481,6 +485,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             self.overflow.set(false);
             count += 1;
         }
+        self.others.set(!self.quiet());
         count
     }
 
@@ -512,6 +517,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
 
     /// Puts a number into the event queue. When it is full the number is lost, and a poll tells of an overflow.
     pub fn put(&self, number: u16) {
+        self.others.set(true);
         let mut software = self.software.borrow_mut();
         if software.len() < SOFTWARE_EVENTS {
             software.push_back(number);
