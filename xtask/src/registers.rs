@@ -3,7 +3,9 @@
 use crate::workspace::Workspace;
 use anyhow::{Context as _, Result};
 use ntb_spec::table::{Access, Row};
-use ntb_spec::{DOORBELLS, INTERRUPT_SOURCES, LINK_SOURCE, MSIX_VECTORS, SCRATCHPADS, bar0, config, ioat};
+use ntb_spec::{
+    DOORBELLS, INTERRUPT_SOURCES, LINK_SOURCE, MSIX_VECTORS, SCRATCHPADS, bar0, config, ioat, messages,
+};
 use std::fs;
 
 /// The page, from the root of the repository.
@@ -87,6 +89,14 @@ bits that a write may change (or clear), *Reset* the value after power-on and af
 - The MSI-X table ({MSIX_VECTORS} vectors) is at {msix_table} and its pending bits are at {msix_pba}; both places are chosen.
 
 {bar0}
+## BAR 0: message registers (an extension, not hardware)
+
+No Gen3 device has these. `isthmus twin --messages` gives them to both ports; without it the offsets hit no register. A message goes from
+`MSG_OUT` n to the peer's `MSG_IN` n and lies there until the peer clears bit n of its `MSG_STATUS`. One that cannot go,
+since the last one lies there or the link is down, is dropped and sets bit 16 + n. A link that goes down takes what lies in both
+directions along.
+
+{messages}
 ## Configuration space
 
 {config_bytes} bytes, in any width at any offset: bytes that no row covers read 0 and ignore writes. The mask of `BAR` depends on the
@@ -101,6 +111,7 @@ size of the windows, and so does the reset value of `BARSZ`; `CLASS` reads 0x{cl
         msix_table = hex(bar0::MSIX_TABLE.into(), 2),
         msix_pba = hex(bar0::MSIX_PBA.into(), 2),
         bar0 = table(bar0::TABLE),
+        messages = table(messages::TABLE),
         config_bytes = config::BYTES,
         class = config::CLASS.iter().rev().map(|byte| format!("{byte:02X}")).collect::<String>(),
         config = table(config::TABLE),
@@ -202,12 +213,13 @@ mod tests {
         let page = page();
         let names = bar0::TABLE.iter().map(|row| row.name).chain(config::TABLE.iter().map(|row| row.name));
         let engine = ioat::GLOBAL.iter().map(|row| row.name).chain(ioat::CHANNEL.iter().map(|row| row.name));
+        let names = names.chain(messages::TABLE.iter().map(|row| row.name));
         for name in names.chain(engine).chain(ioat::config::TABLE.iter().map(|row| row.name)) {
             assert!(page.contains(&format!("| `{name}` |")), "{name}");
         }
         let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| 0x")).collect();
         let engine = ioat::GLOBAL.len() + ioat::CHANNEL.len() + ioat_config().len();
-        assert_eq!(rows.len(), bar0::TABLE.len() + config::TABLE.len() + engine);
+        assert_eq!(rows.len(), bar0::TABLE.len() + messages::TABLE.len() + config::TABLE.len() + engine);
         assert!(rows.iter().all(|row| row.matches(" | ").count() == 8));
         assert!(page.ends_with("|\n"));
     }

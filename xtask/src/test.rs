@@ -51,6 +51,11 @@ fn without_guests(ci: bool, nextest: bool) -> Vec<Step> {
             work: Work::Cargo(Cargo::new("test --workspace --locked --doc").minutes(5)),
             advice: "An example in a comment does not do what it says.",
         },
+        Step {
+            name: "features",
+            work: Work::Cargo(Cargo::new("test -p ntb --features tokio --test tokio --locked").minutes(5)),
+            advice: "What is behind a feature of ntb does not build, or does not do what it should.",
+        },
         loom(),
         Step {
             name: "benches",
@@ -88,13 +93,29 @@ fn artifacts() -> Vec<Step> {
     ]
 }
 
+/// Each way through a window on a guest's kernel, with the faults once each: the smallest windows where stores are
+/// messages (by ntb_perf, as no network device works with them), the default ones elsewhere.
+const MODES: [(&str, &str); 6] = [
+    ("lab test", "run --release --locked -- lab test"),
+    ("lab trap 64K", "run --release --locked -- lab test --window trap --mw-size 64K"),
+    ("lab dma 64K", "run --release --locked -- lab test --window dma --mw-size 64K"),
+    ("lab shared", "run --release --locked -- lab test --window shared"),
+    ("lab alias", "run --release --locked -- lab test --window alias"),
+    ("lab direct", "run --release --locked -- lab test --window direct --dma"),
+];
+
 fn with_guests(workspace: &Workspace) -> Vec<Step> {
     let perf = Cargo::new("run --release --locked -- lab perf --json").minutes(6);
-    vec![
+    let modes = MODES.into_iter().map(|(name, line)| Step {
+        name,
+        work: Work::Cargo(Cargo::new(line).minutes(8)),
+        advice: "Both consoles and the registers of both ports are above.",
+    });
+    let figures = [
         Step {
-            name: "lab test",
-            work: Work::Cargo(Cargo::new("run --release --locked -- lab test").minutes(8)),
-            advice: "Both consoles and the registers of both ports are above.",
+            name: "lab test --peer",
+            work: Work::Cargo(Cargo::new("run --release --locked -- lab test --peer").minutes(5)),
+            advice: "What the process said, and the guest's console, are above.",
         },
         Step {
             name: "lab perf",
@@ -106,7 +127,8 @@ fn with_guests(workspace: &Workspace) -> Vec<Step> {
             work: Work::Look(report::findings),
             advice: "The report of `lab perf --json` is in target/xtask/lab-perf.json.",
         },
-    ]
+    ];
+    modes.chain(figures).collect()
 }
 
 fn left_out() -> Step {
@@ -134,5 +156,13 @@ mod tests {
         let steps = artifacts().into_iter().chain(with_guests(&workspace));
         assert!(steps.into_iter().all(|step| !matches!(step.work, Work::Skip)));
         assert!(matches!(left_out().work, Work::Skip));
+    }
+
+    #[test]
+    fn every_mode_runs_once_at_least() {
+        let line = |(_, line): &(&str, &'static str)| *line;
+        for mode in ["trap", "dma", "shared", "alias", "direct"] {
+            assert!(MODES.iter().map(line).any(|line| line.contains(&format!("--window {mode}"))), "{mode}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `isthmus status`: ports, windows, counters of a running twin.
+//! `isthmus status`: ports, windows, counters of a running twin, or of an interface of `isthmus net`.
 
 use crate::Outcome;
 use crate::window_choice::OneWindow;
@@ -15,11 +15,15 @@ use std::time::Duration;
 Examples:
   isthmus status --control /tmp/twin.sock
   isthmus status --control /tmp/twin.sock --registers | grep SPAD
-  isthmus status --control /tmp/twin.sock --watch          a line at every change of the link")]
+  isthmus status --control /tmp/twin.sock --watch          a line at every change of the link
+  isthmus status --net unix:/run/ntb0.sock                 an interface that `isthmus net --metrics` serves")]
 pub(crate) struct Arguments {
     /// The twin's control socket
-    #[arg(long, value_name = "PATH")]
-    control: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "net")]
+    control: Option<PathBuf>,
+    /// An `isthmus net` instead: what its --metrics says, unix:PATH or ADDRESS:PORT
+    #[arg(long, value_name = "WHERE", conflicts_with_all = ["control", "registers", "watch", "set_stores", "set_window"])]
+    net: Option<String>,
     /// Every register of both ports and of their DMA engines instead
     #[arg(long)]
     registers: bool,
@@ -46,8 +50,17 @@ enum Stores {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
-    let shown = arguments.control.display();
-    let stream = UnixStream::connect(&arguments.control).with_context(|| {
+    if let Some(place) = &arguments.net {
+        let report = crate::net::ask(place)?;
+        match arguments.json {
+            true => println!("{}", serde_json::to_string(&report)?),
+            false => print!("{}", crate::net::show(&report)),
+        }
+        return Ok(Outcome::Done);
+    }
+    let control = arguments.control.as_ref().context("--control says which twin")?;
+    let shown = control.display();
+    let stream = UnixStream::connect(control).with_context(|| {
         format!("no twin answers at {shown}: start one with `isthmus twin --control {shown}`")
     })?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;

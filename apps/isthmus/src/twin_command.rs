@@ -8,7 +8,6 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use twin::{Setup, WindowSize};
@@ -49,6 +48,12 @@ pub(crate) struct Arguments {
     /// the mode of port a's window 0.
     #[arg(long, value_name = "MODE[,MODE][,PORT:WINDOW=MODE]..", default_value = "trap", value_delimiter = ',', num_args = 1..=6)]
     window: Vec<WindowChoice>,
+    /// Say whose guest memory other processes map too, a vhost-user back end for instance: windows by alias are refused there
+    ///
+    /// An alias window takes the place of some of its receiver's memory; a process that maps that memory by itself goes on with the
+    /// old pages. What this twin does itself, direct windows and DMA engines, it knows without being told.
+    #[arg(long, value_name = "HOST")]
+    ram_mapped: Option<RamMapped>,
     /// The overlay object that mapped windows need in QEMU, if it is not where this program looks
     #[arg(long, value_name = "FILE")]
     overlay: Option<PathBuf>,
@@ -58,12 +63,26 @@ pub(crate) struct Arguments {
     /// How long the link trains before it is up, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 100)]
     training_ms: u64,
+    /// Give both ports message registers: four each way, at 0x8000 of BAR 0. No hardware has them
+    #[arg(long)]
+    messages: bool,
     /// Write every register access to this file; `isthmus trace` reads it
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Print what this twin serves as one JSON object instead of text
     #[arg(long)]
     json: bool,
+}
+
+/// Hosts whose memory others map.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum RamMapped {
+    /// Host a's
+    A,
+    /// Host b's
+    B,
+    /// Both hosts'
+    Both,
 }
 
 impl Arguments {
@@ -85,7 +104,12 @@ impl Arguments {
         if !matches!(self.control, Some(Endpoint::Path(_))) {
             bail!("mapped windows need --control PATH: the overlay in QEMU connects there");
         }
-        crate::overlay::find(self.overlay.as_ref()).map(Some)
+        let found = crate::overlay::find(self.overlay.as_ref());
+        if self.overlay.is_some() {
+            return found.map(Some);
+        }
+        // A process that is a host needs none.
+        Ok(found.inspect_err(|error| tracing::warn!("no QEMU can have these windows: {error:#}")).ok())
     }
 }
 
@@ -98,27 +122,25 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         setup: Setup {
             windows: [arguments.mw_size; 2],
             training: Duration::from_millis(arguments.training_ms),
+            messages: arguments.messages,
         },
         modes,
+        ram_mapped: match arguments.ram_mapped {
+            None => [false, false],
+            Some(RamMapped::A) => [true, false],
+            Some(RamMapped::B) => [false, true],
+            Some(RamMapped::Both) => [true, true],
+        },
         trace: arguments.trace.clone(),
     };
     let overlay = arguments.overlay_for(modes)?;
     // Before the sockets appear: whoever sees one may send SIGTERM.
-    let stop = stop_signal().context("SIGTERM and SIGINT cannot be watched")?;
+    let stop = crate::stop::on_signal().context("SIGTERM and SIGINT cannot be watched")?;
     let mut server = Server::bind(&options)?;
     announce(arguments, overlay.as_deref())?;
     server.run(stop.as_fd())?;
     tracing::info!("stopped");
     Ok(Outcome::Done)
-}
-
-/// A descriptor that becomes readable when the twin should end.
-fn stop_signal() -> std::io::Result<UnixStream> {
-    let (stop, on_signal) = UnixStream::pair()?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::low_level::pipe::register(signal, on_signal.try_clone()?)?;
-    }
-    Ok(stop)
 }
 
 /// Says where the ports are and how a QEMU gets there. A closed stdout is no reason not to serve.
@@ -142,7 +164,7 @@ fn announce(arguments: &Arguments, overlay: Option<&Path>) -> anyhow::Result<()>
         let control = arguments.control.as_ref().map(Endpoint::to_string);
         let object = json!({
             "pid": std::process::id(), "ports": ports, "control": control, "environment": environment,
-            "window": arguments.window.iter().map(ToString::to_string).collect::<Vec<_>>(), "mw_bytes": arguments.mw_size.bytes(), "training_ms": arguments.training_ms,
+            "window": arguments.window.iter().map(ToString::to_string).collect::<Vec<_>>(), "mw_bytes": arguments.mw_size.bytes(), "training_ms": arguments.training_ms, "messages": arguments.messages,
         });
         text.push_str(&serde_json::to_string(&object)?);
     } else {

@@ -17,7 +17,7 @@ use crate::header::FastHeader;
 use crate::layout::{CREDIT, FAST_HEADER_BYTES, Geometry, usize_of};
 use crate::order::{Site, acquire, release};
 use crate::region::Ends;
-use shm::{Memory, StoreOrder, Window};
+use shm::{Memory, StoreOrder, Window, WindowError};
 
 /// Index of the cell at a position.
 fn index(geometry: &Geometry, position: u64) -> u32 {
@@ -201,8 +201,11 @@ impl<O: Window, I: Memory> Receiver<O, I> {
         }
         let at = self.ends.theirs.wrapping_add(CREDIT);
         // Pairs with SeeCredit: the copies out of these cells are done before they are written anew.
-        self.ends.out.store_u64(at, self.taken, release(Site::GiveCredit))?;
-        self.told = self.taken;
+        match self.ends.out.store_u64(at, self.taken, release(Site::GiveCredit)) {
+            // Nobody is there to be told. What has come is still delivered: it lies in my memory.
+            Ok(()) | Err(WindowError::Closed) => self.told = self.taken,
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
     }
 

@@ -140,7 +140,7 @@ fn fast_a_frame_and_its_headers() {
     // Sequence 1, 2040 bytes, one more to come, first; then sequence 2, 5 bytes, the last.
     assert_eq!(world.bytes_of_b(B_RING, 8), [1, 0, 0, 0, 0xF8, 0x07, 1, 0x40]);
     assert_eq!(world.bytes_of_b(B_RING + 8, 2040), frame[..2040]);
-    assert_eq!(world.bytes_of_b(B_RING + 2048, 8), [2, 0, 0, 0, 5, 0, 0, 0]);
+    assert_eq!(world.bytes_of_b(B_RING + 2112, 8), [2, 0, 0, 0, 5, 0, 0, 0]);
     assert_eq!(receive.try_receive().unwrap(), Some(&frame[..]));
     let credit = || world.a_memory.load_u64(DIRECTORY_BYTES + CREDIT, LoadOrder::Relaxed).unwrap();
     assert_eq!(credit(), 2, "told while it was fetched: a quarter of the ring is one cell");
@@ -175,11 +175,11 @@ fn fast_a_frame_is_fetched_as_it_comes() {
     let ((mut send, _), (_, mut receive)) = world.up(&fast(4));
     send.try_send(&pattern(3 * 2040)).unwrap();
     // As if the third cell were still on its way.
-    let third = world.bytes_of_b(B_RING + 4096, 8);
-    world.b_memory.store_u64(B_RING + 4096, 0, StoreOrder::Relaxed).unwrap();
+    let third = world.bytes_of_b(B_RING + 4224, 8);
+    world.b_memory.store_u64(B_RING + 4224, 0, StoreOrder::Relaxed).unwrap();
     assert_eq!(receive.try_receive().unwrap(), None);
     let third = u64::from_le_bytes(third.try_into().unwrap());
-    world.b_memory.store_u64(B_RING + 4096, third, StoreOrder::Release).unwrap();
+    world.b_memory.store_u64(B_RING + 4224, third, StoreOrder::Release).unwrap();
     assert_eq!(receive.try_receive().unwrap(), Some(&pattern(3 * 2040)[..]));
 }
 

@@ -29,7 +29,9 @@ pub mod bits;
 pub mod config;
 pub mod function;
 pub mod ioat;
+pub mod linux_transport;
 pub mod meaning;
+pub mod messages;
 pub mod table;
 
 /// Memory windows of a port: window 0 is BAR 2, window 1 is BAR 4 (Linux `ntb_hw_gen3.c`, `bar = {2, 4}`).

@@ -288,7 +288,7 @@ pub trait Bridge: fmt::Debug + Send + Sync {
         0
     }
 
-    /// Which inbound registers hold a message (`ntb_msg_inbits` of `ntb_msg_read_sts`): bit n for register n.
+    /// Which inbound registers hold a message (`ntb_msg_read_sts`, `ntb_msg_inbits`): bit n for register n.
     ///
     /// # Errors
     /// [`BridgeError::NoMessages`].
@@ -296,7 +296,8 @@ pub trait Bridge: fmt::Debug + Send + Sync {
         Err(BridgeError::NoMessages)
     }
 
-    /// Takes the message out of an inbound register (`ntb_msg_read`, `ntb_msg_clear_sts`): the peer may send the next.
+    /// Takes the message out of an inbound register (`ntb_msg_read`, `ntb_msg_clear_sts`), if one lies there: the peer may send
+    /// the next.
     ///
     /// # Errors
     /// [`BridgeError::NoMessages`], also for a register that there is not.
@@ -305,8 +306,8 @@ pub trait Bridge: fmt::Debug + Send + Sync {
         Err(BridgeError::NoMessages)
     }
 
-    /// Puts a message into the peer's inbound register (`ntb_peer_msg_write`). Whether it went; it does not while the last one
-    /// lies there, or the link is down.
+    /// Puts a message into the peer's inbound register of the same number (`ntb_peer_msg_write`). Whether it went: it does not
+    /// while the last one lies there, or the link is down.
     ///
     /// # Errors
     /// [`BridgeError::NoMessages`], also for a register that there is not.
@@ -315,7 +316,9 @@ pub trait Bridge: fmt::Debug + Send + Sync {
         Err(BridgeError::NoMessages)
     }
 
-    /// Masks the events of message registers, or unmasks them (`ntb_msg_set_mask`, `ntb_msg_clear_mask`).
+    /// Says what raises [`Events::messages`] (`ntb_msg_set_mask`, `ntb_msg_clear_mask`): bit n of `masked` for the arrival of a
+    /// message in register n, bit 8 + n for outbound register n that has room again. After opening: nothing
+    /// does.
     ///
     /// # Errors
     /// [`BridgeError::NoMessages`].

@@ -54,22 +54,29 @@
 )]
 
 pub mod addresses;
+#[cfg(feature = "tokio")]
+mod async_events;
 mod bridge;
 pub mod conformance;
+pub mod dma;
 mod error;
 mod events;
 mod function;
 mod gen3;
 mod memory;
+mod queue;
 mod vfio_user;
 mod window;
 
 pub use self::vfio_user::VfioUser;
+#[cfg(feature = "tokio")]
+pub use async_events::AsyncEvents;
 pub use bridge::{Bridge, DoorbellTarget, Link, Port, Speed, Width, WindowAlign};
 pub use error::{BridgeError, OpenError};
 pub use events::Events;
 pub use function::{BarIndex, DeviceAddress, FunctionError, PciFunction};
 pub use gen3::Gen3;
 pub use memory::{BarMapping, DmaMemory, Mapped, Registrar, Unmapper};
-pub use shm::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
+pub use queue::{MessageQueue, QueueFull};
+pub use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
 pub use window::{Inbound, LinkGeneration, Outbound};

@@ -1,7 +1,7 @@
 //! Memory that this process shares with a device, or through it with the peer.
 
 use crate::DeviceAddress;
-use shm::{LoadOrder, Mapping, Memory, StoreOrder, Window, WindowError, WindowKind};
+use shm::{LoadOrder, Mapping, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
 use std::fmt;
 use std::sync::Arc;
 
@@ -115,9 +115,18 @@ macro_rules! memory_of {
                 WindowKind::Mapped
             }
 
+            fn as_memory(&self) -> Option<&dyn Memory> {
+                Some(self)
+            }
+
             fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
                 let $me = self;
                 Window::write($inner?, at, data)
+            }
+
+            fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
+                let $me = self;
+                $inner?.write_by(routine, at, data)
             }
 
             fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
@@ -145,6 +154,11 @@ macro_rules! memory_of {
             fn read(&self, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
                 let $me = self;
                 Memory::read($inner?, at, out)
+            }
+
+            fn read_by(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
+                let $me = self;
+                $inner?.read_by(routine, at, out)
             }
 
             fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {

@@ -2,7 +2,7 @@
 
 use crate::memory::memory_of;
 use crate::{BarIndex, DeviceAddress, DmaMemory, FunctionError, Mapped, PciFunction};
-use shm::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
+use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +40,7 @@ impl LinkGeneration {
 pub struct Outbound {
     way: Way,
     bytes: usize,
+    address: Option<DeviceAddress>,
     link: Arc<LinkGeneration>,
     generation: u64,
 }
@@ -53,7 +54,7 @@ enum Way {
 impl Outbound {
     pub(crate) fn mapped(memory: Arc<Mapped>, link: Arc<LinkGeneration>) -> Self {
         let (bytes, generation) = (Window::bytes(&*memory), link.now());
-        Self { way: Way::Mapped(memory), bytes, link, generation }
+        Self { way: Way::Mapped(memory), bytes, address: None, link, generation }
     }
 
     pub(crate) fn messaged(
@@ -63,7 +64,18 @@ impl Outbound {
         link: Arc<LinkGeneration>,
     ) -> Self {
         let generation = link.now();
-        Self { way: Way::Messaged(function, bar), bytes, link, generation }
+        Self { way: Way::Messaged(function, bar), bytes, address: None, link, generation }
+    }
+
+    /// The same window, which devices of this host find at an address.
+    pub(crate) fn at(self, address: DeviceAddress) -> Self {
+        Self { address: Some(address), ..self }
+    }
+
+    /// Where a DMA engine of this host finds the window.
+    #[must_use]
+    pub fn address(&self) -> Option<DeviceAddress> {
+        self.address
     }
 
     /// The memory of a mapped window, for atomics and for loops that check [`is_current`](Self::is_current) themselves.
@@ -126,11 +138,26 @@ impl Window for Outbound {
         }
     }
 
+    /// Of a mapped window that is current. Whoever keeps it asks [`is_current`](Outbound::is_current) by himself.
+    fn as_memory(&self) -> Option<&dyn Memory> {
+        match &self.way {
+            Way::Mapped(memory) if self.is_current() => Some(&**memory),
+            _ => None,
+        }
+    }
+
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
         let offset = self.check(at, data.len())?;
         match &self.way {
             Way::Mapped(memory) => Window::write(&**memory, at, data),
             Way::Messaged(function, bar) => function.bar_write(*bar, offset, data).map_err(gone),
+        }
+    }
+
+    fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
+        match &self.way {
+            Way::Mapped(memory) if self.is_current() => memory.write_by(routine, at, data),
+            _ => self.write(at, data),
         }
     }
 

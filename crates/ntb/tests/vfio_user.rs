@@ -23,10 +23,19 @@ fn a_twin_apart() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
     let mode: WindowMode = std::env::var(MODE).unwrap().parse().unwrap();
     let at = |name: &str| Endpoint::Path(directory.join(name));
-    let setup = Setup { training: Duration::from_millis(2), ..Setup::default() };
+    let messages = mode != WindowMode::Shared;
+    let setup = Setup { training: Duration::from_millis(2), messages, ..Setup::default() };
     let (ports, control, modes) = ([at("a"), at("b")], Some(at("control")), [[mode; 2]; 2]);
-    let mut server =
-        Server::bind(&Options { ports, engines: [None, None], control, setup, modes, trace: None }).unwrap();
+    let mut server = Server::bind(&Options {
+        ports,
+        engines: [None, None],
+        control,
+        setup,
+        modes,
+        ram_mapped: [false; 2],
+        trace: None,
+    })
+    .unwrap();
     rustix::io::write(std::io::stdin(), b"!").unwrap();
     server.run(std::io::stdin().as_fd()).unwrap();
 }

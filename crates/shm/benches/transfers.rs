@@ -4,7 +4,6 @@
 //! have other things to do. Every copy takes the next piece of 64 MiB of source and of 1 MiB of target, as an engine's
 //! does that fills a window: sources are cold, the target is warm.
 #![expect(clippy::print_stdout, reason = "a bench reports to whoever runs it")]
-#![expect(clippy::multiple_unsafe_ops_per_block, reason = "one step of a candidate each")]
 #![expect(unsafe_code, reason = "UNSAFETY: a bench of unsafe candidates on memory of its own")]
 
 use std::time::Instant;
@@ -65,9 +64,9 @@ fn main() {
 unsafe fn volatile_words(from: *const u8, to: *mut u8, bytes: usize) {
     for at in (0..bytes).step_by(8) {
         // SAFETY: inside the ranges by the caller.
-        let word = unsafe { from.add(at).cast::<u64>().read_volatile() };
+        let word = unsafe { from.wrapping_add(at).cast::<u64>().read_volatile() };
         // SAFETY: the same.
-        unsafe { to.add(at).cast::<u64>().write_volatile(word) };
+        unsafe { to.wrapping_add(at).cast::<u64>().write_volatile(word) };
     }
 }
 
@@ -96,9 +95,9 @@ unsafe fn non_temporal(from: *const u8, to: *mut u8, bytes: usize) {
     use core::arch::x86_64::{_mm_loadu_si128, _mm_sfence, _mm_stream_si128};
     for at in (0..bytes).step_by(16) {
         // SAFETY: inside the range by the caller.
-        let word = unsafe { _mm_loadu_si128(from.add(at).cast()) };
+        let word = unsafe { _mm_loadu_si128(from.wrapping_add(at).cast()) };
         // SAFETY: the same, and aligned.
-        unsafe { _mm_stream_si128(to.add(at).cast(), word) };
+        unsafe { _mm_stream_si128(to.wrapping_add(at).cast(), word) };
     }
     // SAFETY: every x86-64 has it.
     unsafe { _mm_sfence() };

@@ -154,6 +154,14 @@ mod tests {
     }
 
     #[test]
+    fn only_files_of_sysfs_are_bars() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        for path in [disk.path(), Path::new("/dev/null"), Path::new("/nowhere")] {
+            assert!(SharedFile::bar(path).is_err(), "{}", path.display());
+        }
+    }
+
+    #[test]
     fn a_file_shorter_than_announced_is_refused() {
         let fd = memfd(4096, MemfdFlags::ALLOW_SEALING);
         assert!(matches!(

@@ -132,6 +132,27 @@ impl Mapping {
         self.range.range(at, len).map_err(|_| OutOfBounds)
     }
 
+    /// Whether `len` bytes at `at` are in memory now, so that an access need not wait for a disk or for a page to be made; at
+    /// most [`RESIDENT_BYTES`](Self::RESIDENT_BYTES) at a time. Only a hint: it may change at any time.
+    #[must_use]
+    pub fn is_resident(&self, at: usize, len: usize) -> bool {
+        let Ok(first) = self.range(at, len) else { return false };
+        let skip = first.addr() % PAGE;
+        let pages = skip.saturating_add(len).div_ceil(PAGE);
+        let mut found = [0u8; MOST_PAGES];
+        if pages > found.len() {
+            return false;
+        }
+        // At a page's beginning, which lies in the mapping too: `map` begins at one.
+        let page = first.wrapping_sub(skip);
+        // SAFETY: the pages lie in a mapping of ours, and `found` has a byte for each of them.
+        let told = unsafe { libc::mincore(page.cast(), pages.saturating_mul(PAGE), found.as_mut_ptr()) };
+        told == 0 && found.iter().take(pages).all(|&page| page & 1 == 1)
+    }
+
+    /// The most bytes that [`is_resident`](Self::is_resident) looks for.
+    pub const RESIDENT_BYTES: usize = (MOST_PAGES - 1) * PAGE;
+
     /// Where `len` bytes at `at` are, if they may be stored to.
     pub(crate) fn range_for_stores(&self, at: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
         if self.access == Access::ReadWrite { self.range(at, len) } else { Err(OutOfBounds) }
@@ -212,6 +233,11 @@ impl Drop for Mapping {
     }
 }
 
+/// What mincore counts in.
+const PAGE: usize = 4096;
+/// 256 KiB at any alignment.
+const MOST_PAGES: usize = 65;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +265,18 @@ mod tests {
                 assert_eq!(back, &data[..len]);
             }
         }
+    }
+
+    #[test]
+    fn what_was_touched_is_resident_and_a_hole_is_not() {
+        let (_file, mapping) = mapping(1 << 20);
+        assert!(!mapping.is_resident(0, 4096));
+        mapping.write(5000, &[1; 8000]).unwrap();
+        assert!(mapping.is_resident(5000, 8000) && mapping.is_resident(4096, 3 * 4096 - 1));
+        assert!(!mapping.is_resident(5000, 12000) && !mapping.is_resident(4095, 2));
+        assert!(!mapping.is_resident(0, Mapping::RESIDENT_BYTES + 4097), "more than it looks for");
+        assert!(!mapping.is_resident(1 << 20, 1) && !mapping.is_resident(usize::MAX, 2), "outside");
+        assert!(mapping.is_resident(5000, 0));
     }
 
     #[test]

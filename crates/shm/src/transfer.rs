@@ -32,7 +32,7 @@ pub fn fill(to: &Mapping, at: usize, bytes: usize, value: u8) -> Result<(), OutO
     Ok(())
 }
 
-/// The processor's own copy. It is the fastest here from a page to 256 KiB (`cargo bench -p shm`), and others may
+/// The processor's own copy. It is the fastest from 512 bytes to 256 KiB (`cargo bench -p shm --bench transfers`), and others may
 /// write these bytes at any time: an instruction copies whatever it finds, where a Rust copy could not be defined.
 ///
 /// # Safety

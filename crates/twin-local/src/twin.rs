@@ -70,7 +70,7 @@ impl LocalTwin {
         let (ours, theirs) = UnixStream::pair()?;
         let watched = ours.try_clone()?;
         let overlay = Arc::new(Service::on(theirs)?);
-        let mut machine = Machine::new(setup, modes.map(|mode| [mode; WINDOWS]), None);
+        let mut machine = Machine::new(setup, modes.map(|mode| [mode; WINDOWS]), [false; 2], None);
         machine.admit_overlay(std::process::id(), ours)?;
         let waker = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(io::Error::from)?;
         let state = Mutex::new(State { machine, attaches: 0, driver: [0; 2], stop: false });

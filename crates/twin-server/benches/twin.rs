@@ -34,6 +34,7 @@ fn main() {
         control: Some(Endpoint::Path(at("control"))),
         setup: Setup { training: Duration::from_millis(1), ..Setup::default() },
         modes: twin_server::Modes::default(),
+        ram_mapped: [false; 2],
         engines: [None, None],
         trace: None,
     };

@@ -11,10 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use twin::Time;
 use vfio_user::listen::Listener;
-use vfio_user::server::{Next, Progress, ServerSession, SessionError, TurnedAway};
+use vfio_user::server::{Device, Next, Progress, ServerSession, SessionError, TurnedAway};
 
-/// What one session may have done before the others get their turn, in messages: some 100 µs of work.
-const BUDGET: usize = 256;
 /// Clients at a taken socket that may be in the course of being told so, and how long they may stay.
 const MAX_TURNED_AWAY: usize = 4;
 const TURN_AWAY_WITHIN: Duration = Duration::from_secs(1);
@@ -57,13 +55,33 @@ impl Dock {
         })
     }
 
-    /// Lets the session work.
-    pub(crate) fn serve(&mut self, machine: &mut Machine) {
-        let Some(session) = &mut self.session else { return };
+    /// Carries out what the client has posted, up to its first question. Says what of the budget that took, and whether
+    /// there is a question.
+    pub(crate) fn take_posted(&mut self, machine: &mut Machine, budget: usize) -> (usize, bool) {
+        self.step(machine, |session, device| session.service_posted(device, budget))
+    }
+
+    /// Answers one question. Says what of the budget that took.
+    pub(crate) fn answer(&mut self, machine: &mut Machine, budget: usize) -> usize {
+        self.step(machine, |session, device| session.service_question(device, budget)).0
+    }
+
+    fn step(
+        &mut self,
+        machine: &mut Machine,
+        work: impl FnOnce(&mut ServerSession, &mut dyn Device) -> Result<Progress, SessionError>,
+    ) -> (usize, bool) {
+        let Some(session) = &mut self.session else { return (0, false) };
         let before = *session.counters();
-        let over = match service(session, machine, self.seat) {
+        let result = match self.seat {
+            Seat::Port(side) => work(session, &mut machine.port(side)),
+            Seat::Engine(side) => work(session, &mut machine.engine(side)),
+        };
+        let mut done = (0, false);
+        let over = match result {
             Ok(progress) => {
-                self.again = progress.next == Next::Again;
+                done = (progress.cost, progress.next == Next::Question);
+                self.again = matches!(progress.next, Next::Again | Next::Question);
                 self.burst.saw(&before, session.counters(), machine.now(), self.again);
                 self.held = progress.next == Next::Held;
                 progress.next == Next::Closed
@@ -79,6 +97,7 @@ impl Dock {
         if over {
             self.leave(machine);
         }
+        done
     }
 
     fn leave(&mut self, machine: &mut Machine) {
@@ -164,13 +183,6 @@ impl Dock {
             messages: counters.messages,
             refused: counters.refused.total(),
         }
-    }
-}
-
-fn service(session: &mut ServerSession, machine: &mut Machine, seat: Seat) -> Result<Progress, SessionError> {
-    match seat {
-        Seat::Port(side) => session.service(&mut machine.port(side), BUDGET),
-        Seat::Engine(side) => session.service(&mut machine.engine(side), BUDGET),
     }
 }
 

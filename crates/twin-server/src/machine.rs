@@ -60,13 +60,13 @@ pub(crate) enum Location {
 }
 
 impl Machine {
-    /// Two ports, nobody attached.
+    /// Two ports, nobody attached. `ram_mapped`: hosts whose memory other processes map too.
     #[must_use]
-    pub fn new(setup: Setup, modes: Modes, trace: Option<Trace>) -> Self {
+    pub fn new(setup: Setup, modes: Modes, ram_mapped: [bool; 2], trace: Option<Trace>) -> Self {
         Self {
             twin: Twin::new(&setup),
             hosts: Hosts::new(),
-            windows: Windows::new(modes),
+            windows: Windows::new(modes, ram_mapped),
             dma: Dma::default(),
             stores: StoreMode::Deliver,
             began: Instant::now(),

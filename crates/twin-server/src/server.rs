@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::seat::Seat;
 use crate::status;
 use crate::trace::Trace;
-use crate::windows::{Modes, WindowMode};
+use crate::windows::{Modes, WindowMode, refusal};
 use control::{PortName, Reply, Request, encode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use twin::{Setup, Side, Time};
 use vfio_user::listen::{ListenError, Listener};
 
+/// What one session may have done before the others get their turn, in messages: some 100 µs of work.
+const BUDGET: usize = 256;
 /// Clients of the control socket at a time.
 const MAX_CONNECTIONS: usize = 64;
 /// How long the loop leaves a listener alone that cannot accept, for want of descriptors for instance.
@@ -36,6 +38,8 @@ pub struct Options {
     pub setup: Setup,
     /// How data crosses each port's windows.
     pub modes: Modes,
+    /// Hosts whose memory other processes map too, host a and host b: it is never replaced.
+    pub ram_mapped: [bool; 2],
     /// Where register accesses are written, if anywhere.
     pub trace: Option<PathBuf>,
 }
@@ -63,6 +67,9 @@ pub enum RunError {
         "a window of port {0} is to work by the DMA engine, which port {0} has not: give it one by --dma-{0} PATH"
     )]
     NoEngine(PortName),
+    /// Modes that do not go together; the sentence says what to do.
+    #[error("{0}")]
+    Modes(String),
     /// The thread that copies for the engines could not be started.
     #[error("the thread that copies for the DMA engines cannot be started")]
     Worker(#[source] io::Error),
@@ -107,6 +114,9 @@ impl Server {
             if modes.contains(&WindowMode::Dma) && engine.is_none() {
                 return Err(RunError::NoEngine(status::port_name(side)));
             }
+            if let Some(why) = refusal(side, *modes, options.ram_mapped) {
+                return Err(RunError::Modes(why));
+            }
         }
         let mut docks = Vec::new();
         for (side, endpoint) in Side::BOTH.into_iter().zip(&options.ports) {
@@ -124,7 +134,7 @@ impl Server {
                 Some(Trace::create(path).map_err(|source| RunError::Trace { path: path.clone(), source })?)
             }
         };
-        let mut machine = Machine::new(options.setup, options.modes, trace);
+        let mut machine = Machine::new(options.setup, options.modes, options.ram_mapped, trace);
         for (side, endpoint) in Side::BOTH.into_iter().zip(&options.engines) {
             if endpoint.is_some() {
                 machine.dma.add(side).map_err(RunError::Worker)?;
@@ -170,10 +180,12 @@ impl Server {
                     Source::Piece => self.machine.collect_piece(),
                 }
             }
-            for dock in &mut self.docks {
-                if dock.held && !self.machine.holds(dock.seat) {
+            for at in 0..self.docks.len() {
+                if let Some(dock) = self.docks.get_mut(at).filter(|dock| dock.held)
+                    && !self.machine.holds(dock.seat)
+                {
                     dock.held = false;
-                    dock.serve(&mut self.machine);
+                    self.serve(at);
                 }
             }
             self.machine.run_engines();
@@ -276,9 +288,32 @@ impl Server {
     }
 
     /// Lets a host's session work.
+    ///
+    /// Hosts know of each other. One that writes and then has the other read (ntb_test.sh does, over ssh) expects that the read
+    /// sees the write, though they come by two sockets. So what the others have posted is carried out before a question
+    /// is answered; of a host in a burst, when its rest is over.
     fn serve(&mut self, at: usize) {
-        if let Some(dock) = self.docks.get_mut(at) {
-            dock.serve(&mut self.machine);
+        let (mut own, mut others) = (BUDGET, BUDGET);
+        loop {
+            let Some(dock) = self.docks.get_mut(at) else { return };
+            let (cost, asks) = dock.take_posted(&mut self.machine, own);
+            own = own.saturating_sub(cost);
+            if !asks {
+                return;
+            }
+            let now = self.machine.now();
+            for (other, dock) in self.docks.iter_mut().enumerate() {
+                if other != at && !dock.held && others > 0 && dock.burst.rests_until(now).is_none() {
+                    let (cost, _) = dock.take_posted(&mut self.machine, others);
+                    others = others.saturating_sub(cost);
+                }
+            }
+            let Some(dock) = self.docks.get_mut(at) else { return };
+            own = own.saturating_sub(dock.answer(&mut self.machine, own));
+            // One whose neighbours never stop gets an answer each turn all the same.
+            if own == 0 || others == 0 || !dock.again {
+                return;
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use ntb_spec::ioat::{self, Place};
 use ntb_spec::meaning::{Bar0Meaning, ConfigMeaning};
 use ntb_spec::table::{Part, Row};
-use ntb_spec::{bar0, config};
+use ntb_spec::{bar0, config, messages};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
@@ -135,7 +135,13 @@ impl Trace {
 
 /// The name of what an access to BAR 0 hit, and what its value means.
 pub(crate) fn name_bar0(offset: u32, bytes: usize, value: u64, written: bool) -> (String, String) {
-    let Ok(hit) = bar0::lookup(offset, bytes) else { return Default::default() };
+    let Ok(hit) = bar0::lookup(offset, bytes) else {
+        let message = messages::lookup(offset, bytes);
+        return message.map_or_else(
+            |_| Default::default(),
+            |hit| (element(hit.row.name, hit.row.count, hit.index), String::new()),
+        );
+    };
     let meaning = Bar0Meaning { reg: hit.row.reg, index: hit.index, value, written };
     halved(element(hit.row.name, hit.row.count, hit.index), hit.part, meaning)
 }
@@ -197,6 +203,7 @@ mod tests {
             ("IM_DOORBELL[3]".into(), "ring the peer's doorbell 3".into())
         );
         assert_eq!(name_bar0(0x44, 4, 1, true), ("IM_INT_STATUS.high".into(), String::new()));
+        assert_eq!(name_bar0(0x8024, 4, 1, true), ("MSG_OUT[1]".into(), String::new()));
         assert_eq!(name_bar0(0x60, 4, 1, true), Default::default());
         let name = |offset, bytes, value| name_config(config::row_at(offset), offset, bytes, value);
         assert_eq!(name(0x1A2, 2, 0x2103), ("LINK_STATUS".into(), "link up, Gen3 x16".into()));

@@ -48,6 +48,7 @@ pub mod fuzzing;
 pub mod ioat;
 mod link;
 mod machine;
+mod messages;
 mod port;
 mod register_file;
 mod setup;

@@ -45,18 +45,22 @@ impl Twin {
         Self { a: Port::new(Side::A, setup), b: Port::new(Side::B, setup), link: Link::new(setup.training) }
     }
 
-    fn port(&self, side: Side) -> &Port {
+    pub(crate) fn port(&self, side: Side) -> &Port {
         match side {
             Side::A => &self.a,
             Side::B => &self.b,
         }
     }
 
-    fn port_mut(&mut self, side: Side) -> &mut Port {
+    pub(crate) fn port_mut(&mut self, side: Side) -> &mut Port {
         match side {
             Side::A => &mut self.a,
             Side::B => &mut self.b,
         }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.link.is_up()
     }
 
     // --- events -----------------------------------------------------------------------------------------------
@@ -117,7 +121,11 @@ impl Twin {
         // of its own side.
         for side in Side::BOTH {
             let up = self.link.is_up();
-            self.port_mut(side).set_link(up);
+            let port = self.port_mut(side);
+            port.set_link(up);
+            if let Some(messages) = port.messages.as_mut().filter(|_| !up) {
+                messages.drop_all();
+            }
             effects.push(Effect::Translation { side });
         }
         for side in [first, first.peer()] {
@@ -161,6 +169,10 @@ impl Twin {
 
     /// A read of BAR 0. Returns whether it hit a register; if not, `out` is all ones.
     pub fn bar0_read(&mut self, side: Side, offset: u32, out: &mut [u8]) -> bool {
+        if self.is_message(side, offset, out.len()) {
+            self.message_read(side, offset, out);
+            return true;
+        }
         let Some(hit) = self.decode(side, offset, out.len()) else {
             out.fill(0xFF);
             return false;
@@ -191,6 +203,10 @@ impl Twin {
         data: &[u8],
         effects: &mut Vec<Effect>,
     ) -> bool {
+        if self.is_message(side, offset, data.len()) {
+            self.message_write(side, offset, data, effects);
+            return true;
+        }
         let Some(hit) = self.decode(side, offset, data.len()) else { return false };
         match (hit.row.access, hit.row.reg) {
             (Access::Strobe, _) => {

@@ -1,11 +1,12 @@
 //! One port: its configuration space, its BAR 0, its interrupt state.
 
 use crate::function::{Bar, Function};
+use crate::messages::Messages;
 use crate::register_file::RegisterFile;
 use crate::{Effect, Setup, Side, WindowSize};
 use ntb_spec::bits::{Control, LinkStatus, Ppd, Sources};
 use ntb_spec::table::Row;
-use ntb_spec::{INTERRUPT_SOURCES, LINK_SOURCE, MSIX_VECTORS, bar0, config};
+use ntb_spec::{INTERRUPT_SOURCES, LINK_SOURCE, MSIX_VECTORS, bar0, config, messages};
 
 /// What a port has counted since it was made; no reset clears it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub(crate) struct Port {
     pub(crate) barred: bool,
     pub(crate) function: Function,
     pub(crate) bar0: RegisterFile,
+    /// The extension, if the twin has it.
+    pub(crate) messages: Option<Messages>,
     windows: [WindowSize; ntb_spec::WINDOWS],
     /// Translation and length of each window as last latched.
     inbound: [(u64, u64); ntb_spec::WINDOWS],
@@ -127,6 +130,7 @@ impl Port {
             barred: false,
             function,
             bar0: bar0_file,
+            messages: setup.messages.then(Messages::new),
             windows: setup.windows,
             inbound: [(0, 0); ntb_spec::WINDOWS],
             counters: Counters::default(),
@@ -135,9 +139,13 @@ impl Port {
 
     /// What a bus reset or a function-level reset leaves: registers as after power-on, the host still there.
     pub(crate) fn reset(&mut self) {
-        let Self { side: _, attached: _, barred: _, function, bar0, windows: _, inbound, counters } = self;
+        let Self { side: _, attached: _, barred: _, function, bar0, messages, windows: _, inbound, counters } =
+            self;
         function.reset();
         bar0.reset();
+        if let Some(messages) = messages {
+            messages.registers.reset();
+        }
         *inbound = [(0, 0); ntb_spec::WINDOWS];
         counters.resets = counters.resets.saturating_add(1);
     }
@@ -232,7 +240,11 @@ impl Port {
     }
 
     fn raise(&mut self, source: u8, effects: &mut Vec<Effect>) {
-        let vector = self.bar0.get(at::INT_VEC.saturating_add(u32::from(source)), 1);
+        self.raise_vector(self.bar0.get(at::INT_VEC.saturating_add(u32::from(source)), 1), effects);
+    }
+
+    /// Raises a vector, if there is one of that number and MSI-X is on.
+    pub(crate) fn raise_vector(&mut self, vector: u64, effects: &mut Vec<Effect>) {
         match u8::try_from(vector) {
             Ok(vector) if u16::from(vector) < MSIX_VECTORS && self.function.msix_enabled() => {
                 self.counters.interrupts = self.counters.interrupts.saturating_add(1);
@@ -250,7 +262,11 @@ impl Port {
             .iter()
             .filter(|row| row.reg != bar0::Reg::PeerSpad)
             .flat_map(|row| elements(Space::Bar0, row, &self.bar0));
-        config.chain(bar0)
+        let messages = self.messages.iter().flat_map(|block| {
+            let rows = messages::TABLE.iter().filter(|row| row.reg != messages::Reg::Outbound);
+            rows.flat_map(|row| elements(Space::Bar0, row, &block.registers))
+        });
+        config.chain(bar0).chain(messages)
     }
 }
 

@@ -93,11 +93,17 @@ pub struct Setup {
     /// came up before that is cleaned up again and never starts (Linux `ntb_transport_probe`,
     /// `ntb_transport_link_cleanup` cancels `link_work`).
     pub training: Duration,
+    /// Whether both ports have message registers, which no Gen3 hardware has ([`ntb_spec::messages`]).
+    pub messages: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { windows: [WindowSize::DEFAULT; ntb_spec::WINDOWS], training: Duration::from_millis(100) }
+        Self {
+            windows: [WindowSize::DEFAULT; ntb_spec::WINDOWS],
+            training: Duration::from_millis(100),
+            messages: false,
+        }
     }
 }
 

@@ -141,7 +141,7 @@ mod tests {
     impl Both {
         fn new() -> Self {
             let windows = WINDOWS.map(|bytes| WindowSize::new(bytes).unwrap());
-            let twin = Twin::new(&Setup { windows, training: TRAINING });
+            let twin = Twin::new(&Setup { windows, training: TRAINING, messages: false });
             Self { twin, model: Model::new(), now: Time::default() }
         }
 

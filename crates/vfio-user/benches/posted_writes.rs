@@ -102,6 +102,7 @@ fn serve(socket: UnixStream) {
         match session.service(&mut device, BUDGET).expect("a good client").next {
             Next::Again => {}
             // The sender keeps its end open, so nothing will wake us after the last message.
+            Next::Question => {}
             Next::Readable if device.writes == MESSAGES => {}
             Next::Readable => {
                 let mut fds = [PollFd::new(&session, PollFlags::IN)];

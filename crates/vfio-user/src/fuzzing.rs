@@ -216,7 +216,7 @@ impl Line {
             self.fetch();
             match progress?.next {
                 Next::Readable | Next::Closed => return Ok(()),
-                Next::Again | Next::Held | Next::Writable => {}
+                Next::Again | Next::Held | Next::Writable | Next::Question => {}
             }
         }
     }

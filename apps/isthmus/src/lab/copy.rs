@@ -8,9 +8,14 @@ use std::time::Instant;
 
 /// QEMU's emulated processors find a page in a table by the low bits of its number: six of them or more, as the guest
 /// runs. Were source and target a multiple of the table's span apart, each load would push the page of the store out
-/// of it, and each store the page of the load: measured, a loop eight times slower, in plain memory too. Half of the
-/// smallest span apart they never meet, however large the table is.
-const TABLE_BYTES: u64 = 64 * 4096;
+/// of it, and each store the page of the load: measured, a loop eight times slower, in plain memory too. So every
+/// target has its source at the same distance: as long as the target and this, by which they never meet in a small table,
+/// and do not even overlap in a large one.
+const APART_BYTES: u64 = 128 << 10;
+/// The distance holds in tables that span as many targets.
+const TARGETS: u64 = 16;
+/// Larger targets are for the host, which has no such table.
+const LARGEST_BYTES: u64 = 4 << 20;
 
 /// Carries an order out.
 pub(super) fn run(order: &Order) -> anyhow::Result<Vec<Run>> {
@@ -21,12 +26,14 @@ pub(super) fn run(order: &Order) -> anyhow::Result<Vec<Run>> {
     let chunk = usize::try_from(chunk_bytes)?;
     let targets = order.targets.iter().map(|target| map(target, span_bytes));
     let targets = targets.collect::<anyhow::Result<Vec<_>>>()?;
-    let source: Vec<u8> = (0..=u8::MAX).cycle().take(usize::try_from(span_bytes + TABLE_BYTES)?).collect();
+    let source: Vec<u8> =
+        (0..=u8::MAX).cycle().take(usize::try_from(span_bytes + table_bytes(span_bytes))?).collect();
     let mut runs = Vec::new();
     // The first round brings pages and caches in, and does not count.
     for round in 0..=order.rounds {
         for (index, target) in targets.iter().enumerate() {
-            let source = source.get(apart(&source, target)..).context("the source is too small")?;
+            let source =
+                source.get(apart(&source, target, span_bytes)..).context("the source is too small")?;
             let begun = Instant::now();
             let mut copied = 0;
             while copied < run_bytes {
@@ -47,11 +54,17 @@ pub(super) fn run(order: &Order) -> anyhow::Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// How far into `source` to begin, so that it and the target never meet in such a table.
-fn apart(source: &[u8], target: &Mapping) -> usize {
-    let table = usize::try_from(TABLE_BYTES).unwrap_or(usize::MAX);
-    let wanted = target.address().wrapping_add(table / 2);
-    wanted.wrapping_sub(source.as_ptr().addr()) % table
+/// The span of the largest table that is provided for.
+fn table_bytes(span_bytes: u64) -> u64 {
+    if span_bytes <= LARGEST_BYTES { span_bytes * TARGETS } else { 0 }
+}
+
+/// How far into `source` to begin, so that it is where the target wants it.
+fn apart(source: &[u8], target: &Mapping, span_bytes: u64) -> usize {
+    let distance = |bytes: u64| usize::try_from(bytes).unwrap_or(0);
+    let wanted = target.address().wrapping_add(distance(span_bytes + APART_BYTES));
+    let table = distance(table_bytes(span_bytes));
+    wanted.wrapping_sub(source.as_ptr().addr()).checked_rem(table).unwrap_or(0)
 }
 
 fn map(target: &Target, span_bytes: u64) -> anyhow::Result<Mapping> {
@@ -91,11 +104,16 @@ mod tests {
 
     #[test]
     fn source_and_target_stay_apart() {
-        let file = SharedFile::create("test", 1 << 16).unwrap();
-        let target = Mapping::new(&file, 0, 1 << 16, Access::ReadWrite).unwrap();
-        let source = vec![0; 1 << 20];
-        let begin = source.as_ptr().addr() + apart(&source, &target);
-        let table = usize::try_from(TABLE_BYTES).unwrap();
-        assert_eq!(begin.abs_diff(target.address()) % table, table / 2);
+        let span = 1 << 20;
+        let file = SharedFile::create("test", span).unwrap();
+        let target = Mapping::new(&file, 0, span, Access::ReadWrite).unwrap();
+        let source = vec![0; usize::try_from(span + table_bytes(span)).unwrap()];
+        let begin = source.as_ptr().addr() + apart(&source, &target, span);
+        let distance = begin.wrapping_sub(target.address());
+        for pages in [64, 128, 256, 512, 1024, 4096] {
+            let table = pages * 4096;
+            assert!(distance % table >= 1 << 17, "{pages}");
+        }
+        assert_eq!(apart(&source, &target, LARGEST_BYTES + 1), 0);
     }
 }

@@ -92,9 +92,10 @@ pub(super) fn notes(reports: &[Report]) -> Vec<String> {
     for report in reports {
         let window = &report.window;
         if let Some(memcpy) = &report.memcpy {
-            let (rate, ratio) = (memcpy.rates.median, memcpy.dma_ratio);
+            let (ratio, again) = (memcpy.dma_ratio, memcpy.dma_ratio_again);
+            let (once, cached) = (memcpy.once.median, memcpy.again.median);
             notes.push(format!(
-                "{window}: DMA reaches {ratio:.2} of the same copy without guests ({rate:.0} MB/s)"
+                "{window}: DMA reaches {ratio:.2} of a memcpy on the host ({once:.0} MB/s), {again:.2} of a cached one ({cached:.0} MB/s)"
             ));
         }
     }

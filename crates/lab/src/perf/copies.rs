@@ -2,7 +2,7 @@
 
 use super::rates::Rates;
 use super::report::Copy;
-use super::{ROUNDS, Settings, parse};
+use super::{ROUNDS, Settings};
 use crate::agent::SELF;
 use crate::copy::{Order, Run, Target};
 use crate::options::Side;
@@ -26,8 +26,7 @@ pub(super) fn in_guests(pair: &Pair) -> anyhow::Result<Vec<Copy>> {
 
 fn in_guest(pair: &Pair, side: Side) -> anyhow::Result<Copy> {
     let options = &pair.plan().options;
-    let guest = pair.guest(side);
-    let device = steps::ntb_device(guest)?;
+    let device = steps::ntb_device(pair.guest(side))?;
     // The upstream device stores through its first window, the downstream one through its second.
     let (window, bar) = match side {
         Side::A => (0, 2),
@@ -42,10 +41,7 @@ fn in_guest(pair: &Pair, side: Side) -> anyhow::Result<Copy> {
         run_bytes: if mapped { MAPPED_RUN_BYTES } else { RUN_BYTES },
         rounds: ROUNDS,
     };
-    let line = format!("{SELF} lab agent copy {}", quoted(&serde_json::to_string(&order)?));
-    let text = guest.sh_for(&line, Duration::from_secs(180))?;
-    let runs: Vec<Run> = serde_json::from_str(&text)
-        .map_err(|error| failed(format!("the copy loop in guest {side} printed {text:?}: {error}")))?;
+    let runs = carry_out(pair, side, &order)?;
     let rates = |target| Rates::of(runs.iter().filter(|run| run.target == target).map(Run::rate));
     let (bar, memory) = (rates(0), rates(1));
     let ratio = bar.median / memory.median.max(f64::MIN_POSITIVE);
@@ -53,11 +49,30 @@ fn in_guest(pair: &Pair, side: Side) -> anyhow::Result<Copy> {
     Ok(Copy { guest: side.name(), window, chunk_bytes, bytes: run_bytes, bar, memory, ratio })
 }
 
-/// One run on the host: its rate.
+/// What a guest's plain memory reaches.
+pub(super) fn in_memory(pair: &Pair, side: Side) -> anyhow::Result<f64> {
+    let span_bytes = pair.plan().options.window_bytes;
+    let chunk_bytes = CHUNK_BYTES.min(span_bytes);
+    let order = Order {
+        targets: vec![Target::Memory],
+        span_bytes,
+        chunk_bytes,
+        run_bytes: MAPPED_RUN_BYTES,
+        rounds: 1,
+    };
+    Ok(Rates::of(carry_out(pair, side, &order)?.iter().map(Run::rate)).median)
+}
+
+fn carry_out(pair: &Pair, side: Side, order: &Order) -> anyhow::Result<Vec<Run>> {
+    let line = format!("{SELF} lab agent copy {}", quoted(&serde_json::to_string(&order)?));
+    let text = pair.guest(side).sh_for(&line, Duration::from_secs(180))?;
+    serde_json::from_str(&text)
+        .map_err(|error| failed(format!("the copy loop in guest {side} printed {text:?}: {error}")))
+}
+
+/// One run on the host, `span_bytes` over and over until it has `run_bytes`: its rate.
 pub(super) fn on_host(settings: &Settings, span_bytes: u64, run_bytes: u64) -> anyhow::Result<f64> {
     let chunk_bytes = CHUNK_BYTES.min(span_bytes);
     let order = Order { targets: vec![Target::Memory], span_bytes, chunk_bytes, run_bytes, rounds: 1 };
-    let runs = (settings.copy_loop)(&order)?;
-    let (bytes, nanos) = runs.iter().fold((0, 0), |sum, run| (sum.0 + run.bytes, sum.1 + run.nanos));
-    Ok(parse::ratio(bytes, nanos) * 1e3)
+    Ok(Rates::of((settings.copy_loop)(&order)?.iter().map(Run::rate)).median)
 }

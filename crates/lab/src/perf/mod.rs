@@ -16,6 +16,7 @@ mod machine;
 mod network;
 pub mod parse;
 mod pattern;
+mod placement;
 pub mod profile;
 mod rates;
 pub mod report;

@@ -1,6 +1,7 @@
 //! ntb_perf: stores through a window, by the processor or by the I/OAT engine.
 
 use super::parse::{self, NtbPerf};
+use super::placement::{self, Placement};
 use super::rates::Rates;
 use super::report::{self, Discard, Memcpy};
 use super::{ROUNDS, Settings, copies};
@@ -34,11 +35,12 @@ pub(super) struct Measured {
 
 /// Some runs that are all the same.
 #[derive(Clone, Copy)]
-struct Job {
-    from: Side,
-    dma: bool,
-    chunk_bytes: u64,
-    order: u32,
+pub(super) struct Job {
+    pub(super) from: Side,
+    pub(super) dma: bool,
+    pub(super) chunk_bytes: u64,
+    /// 2 to this power bytes a run.
+    pub(super) order: u32,
 }
 
 impl Job {
@@ -72,12 +74,13 @@ pub(super) fn measure(
     tell: &mut dyn FnMut(&str),
 ) -> anyhow::Result<Measured> {
     let options = pair.plan().options.clone();
+    let placement = Placement::new(pair)?;
     let (mut rows, mut ceilings) = (Vec::new(), Vec::new());
     for from in Side::BOTH {
         tell(&format!("ntb_perf from {from}"));
         let job = Job::new(pair, from, false);
         if options.windows.of(from).is_mapped() {
-            rows.push(run(pair, job)?);
+            rows.push(run_settled(pair, job, &placement)?);
         } else {
             let (delivered, discarded) = run_in_turns(pair, job)?;
             rows.push(delivered);
@@ -96,40 +99,61 @@ pub(super) fn measure(
         for dma in [false, true] {
             for from in Side::BOTH {
                 if !dma || options.dma {
-                    chunks.push(run(pair, Job::new(pair, from, dma).with_chunks(chunk))?);
+                    let job = Job::new(pair, from, dma).with_chunks(chunk);
+                    chunks.push(run_settled(pair, job, &placement)?);
                 }
             }
         }
     }
+    placement::clear(pair)?;
     let discard = if ceilings.is_empty() { None } else { Some(ceilings) };
     Ok(Measured { rows, chunks, discard, memcpy })
 }
 
-/// The engine both ways, each run beside one of its copy routine on the host.
+/// The engine both ways, each run beside a plain copy on the host.
 fn by_dma(pair: &mut Pair, settings: &Settings, rows: &mut Vec<report::NtbPerf>) -> anyhow::Result<Memcpy> {
-    let (mut alone, mut slower) = (Vec::new(), f64::INFINITY);
+    let (mut once, mut again, mut slower) = (Vec::new(), Vec::new(), f64::INFINITY);
+    let (bytes, window_bytes) = (1 << BULK_ORDER, pair.plan().options.window_bytes);
     for from in Side::BOTH {
         let job = Job::new(pair, from, true);
         let device = prepare(pair, job)?;
         // The first run brings the descriptors' memory in, and does not count.
         store(pair, from, &device, 1)?;
+        let before = copied(pair, from)?;
         let mut runs = Vec::new();
         for _ in 0..ROUNDS {
-            alone.push(copies::on_host(settings, pair.plan().options.window_bytes, 1 << job.order)?);
+            once.push(copies::on_host(settings, bytes, bytes)?);
+            again.push(copies::on_host(settings, window_bytes, bytes)?);
             runs.extend(store(pair, from, &device, 1)?);
         }
         let row = summary(job, &runs);
         slower = slower.min(row.mbytes_per_s);
-        rows.push(row);
+        let delivered_bytes = Some(copied(pair, from)?.saturating_sub(before));
+        rows.push(report::NtbPerf { delivered_bytes, ..row });
     }
-    let rates = Rates::of(alone);
-    Ok(Memcpy { bytes: 1 << BULK_ORDER, rates, dma_ratio: slower / rates.median.max(f64::MIN_POSITIVE) })
+    let (once, again) = (Rates::of(once), Rates::of(again));
+    let of = |rates: Rates| slower / rates.median.max(f64::MIN_POSITIVE);
+    Ok(Memcpy { bytes, once, dma_ratio: of(once), again, dma_ratio_again: of(again) })
+}
+
+/// The twin's count of bytes that the engine at a port has stored, but for those that a closed window dropped.
+fn copied(pair: &mut Pair, from: Side) -> anyhow::Result<u64> {
+    let status = pair.twin().status()?;
+    let engine = status.ports.get(from.index()).and_then(|port| port.engine.as_ref());
+    let engine = engine.with_context(|| format!("the twin has no engine at port {from}"))?;
+    Ok(engine.copied_bytes.saturating_sub(engine.dropped_bytes))
+}
+
+/// Some runs, one after the other, where ntb_perf's memory lies well.
+fn run_settled(pair: &mut Pair, job: Job, placement: &Placement) -> anyhow::Result<report::NtbPerf> {
+    let placements = placement.settle(pair, job)?;
+    Ok(report::NtbPerf { placements, ..run(pair, job, ROUNDS)? })
 }
 
 /// Some runs, one after the other.
-fn run(pair: &Pair, job: Job) -> anyhow::Result<report::NtbPerf> {
+pub(super) fn run(pair: &Pair, job: Job, rounds: u32) -> anyhow::Result<report::NtbPerf> {
     let device = prepare(pair, job)?;
-    Ok(summary(job, &store(pair, job.from, &device, ROUNDS)?))
+    Ok(summary(job, &store(pair, job.from, &device, rounds)?))
 }
 
 fn summary(job: Job, runs: &[NtbPerf]) -> report::NtbPerf {
@@ -143,6 +167,7 @@ fn summary(job: Job, runs: &[NtbPerf]) -> report::NtbPerf {
         mbytes_per_s: rates.median,
         slowest_mbytes_per_s: rates.min,
         fastest_mbytes_per_s: rates.max,
+        placements: 1,
         delivered_bytes: None,
         delivered_mbytes_per_s: None,
     }

@@ -9,6 +9,7 @@
 
 mod doorbells;
 mod link;
+mod messages;
 mod registers;
 mod trouble;
 mod windows;
@@ -82,6 +83,8 @@ static CASES: &[Case] = cases![
     doorbells::a_mask_holds_them_back_and_no_longer,
     doorbells::descriptors_wake_who_waits,
     doorbells::nothing_rings_while_the_link_is_down,
+    messages::they_lie_until_they_are_taken,
+    messages::a_queue_keeps_their_order_and_its_bound,
     windows::stores_reach_the_memory_under_them,
     windows::both_directions_and_both_windows_are_apart,
     windows::translations_that_do_not_fit_are_refused,

@@ -1,5 +1,6 @@
 //! What the Linux API says, said to Gen3's registers.
 
+use super::messages::MessageBlock;
 use super::{CloseWindow, DISABLED, Gen3, SNOOP, VALID_DOORBELLS};
 use crate::events::wait_readable;
 use crate::{
@@ -69,11 +70,14 @@ impl Bridge for Gen3 {
     fn outbound(&self, window: usize) -> Result<Outbound, BridgeError> {
         let (bar, bytes, mapped) = self.windows.outbound(window)?;
         let link = Arc::clone(&self.link_generation);
-        if let Some(mapped) = mapped {
-            return Ok(Outbound::mapped(Arc::clone(&mapped.memory), link));
-        }
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        Ok(Outbound::messaged(Arc::clone(self.registers.function()), bar, bytes, link))
+        let outbound = match mapped {
+            Some(mapped) => Outbound::mapped(Arc::clone(&mapped.memory), link),
+            None => {
+                let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                Outbound::messaged(Arc::clone(self.registers.function()), bar, bytes, link)
+            }
+        };
+        Ok(outbound.at(self.bar_address(bar)?))
     }
 
     fn inbound(&self, window: usize, bytes: u64) -> Result<Inbound, BridgeError> {
@@ -177,6 +181,28 @@ impl Bridge for Gen3 {
         self.write_scratchpad(Reg::PeerSpad, index, value)
     }
 
+    fn message_count(&self) -> u8 {
+        self.messages.as_ref().map_or(0, MessageBlock::count)
+    }
+
+    fn messages(&self) -> Result<u32, BridgeError> {
+        self.message_block()?.arrived(&self.registers)
+    }
+
+    fn message_take(&self, register: u8) -> Result<Option<u32>, BridgeError> {
+        let _one_at_a_time = self.state();
+        self.message_block()?.take(&self.registers, register)
+    }
+
+    fn message_send(&self, register: u8, value: u32) -> Result<bool, BridgeError> {
+        let _one_at_a_time = self.state();
+        self.message_block()?.send(&self.registers, register, value)
+    }
+
+    fn messages_mask(&self, masked: u32) -> Result<(), BridgeError> {
+        self.message_block()?.mask(&self.registers, masked)
+    }
+
     fn events(&self) -> Result<Events, BridgeError> {
         self.take_events()
     }
@@ -205,6 +231,10 @@ impl Bridge for Gen3 {
 }
 
 impl Gen3 {
+    fn message_block(&self) -> Result<&MessageBlock, BridgeError> {
+        self.messages.as_ref().ok_or(BridgeError::NoMessages)
+    }
+
     fn read_scratchpad(&self, reg: Reg, index: u8) -> Result<u32, BridgeError> {
         let value = self.registers.read(reg, scratchpad(index)?)?;
         // The access has four bytes.

@@ -1,6 +1,7 @@
 //! The driver of Intel NTB Gen3: what Linux's `ntb_hw_gen3.c` and `ntb_hw_gen1.c` do, over any way to reach the function.
 
 mod bridge;
+mod messages;
 mod registers;
 mod windows;
 
@@ -8,6 +9,7 @@ use crate::addresses::bar_address;
 use crate::events::{Vectors, wait_readable};
 use crate::window::{Closer, LinkGeneration};
 use crate::{BarIndex, BridgeError, DeviceAddress, Events, Link, OpenError, PciFunction, Port};
+use messages::MessageBlock;
 use ntb_spec::bar0::{self, Reg};
 use ntb_spec::bits::{Control, LinkStatus, Ppd};
 use ntb_spec::{DOORBELLS, LINK_SOURCE, config, function};
@@ -46,6 +48,8 @@ pub struct Gen3 {
     port: Port,
     registers: Registers,
     windows: WindowBars,
+    /// The extension that no hardware has, if it is there.
+    messages: Option<MessageBlock>,
     vectors: Vectors,
     state: Mutex<State>,
     link_generation: Arc<LinkGeneration>,
@@ -80,6 +84,7 @@ impl Gen3 {
             let vector = if source == LINK_SOURCE { LINK_VECTOR.into() } else { vector };
             registers.write(Reg::IntVec, source, vector)?;
         }
+        let messages = MessageBlock::find(&registers)?;
         let vectors = Vectors::new()?;
         vectors.enable(&**registers.function())?;
         registers.write(Reg::IntStatus, 0, LINK_BITS)?;
@@ -87,6 +92,7 @@ impl Gen3 {
             port,
             registers,
             windows,
+            messages,
             vectors,
             state: Mutex::new(State { masked: VALID_DOORBELLS, link: Link::default() }),
             link_generation: Arc::default(),
@@ -145,7 +151,8 @@ impl Gen3 {
     fn take_events(&self) -> Result<Events, BridgeError> {
         let vectors = self.vectors.take()?;
         let link = if vectors >> LINK_VECTOR & 1 == 1 { self.poll_link()? } else { None };
-        Ok(Events { link, doorbells: vectors & VALID_DOORBELLS, messages: false })
+        let messages = self.messages.is_some() && vectors >> messages::VECTOR & 1 == 1;
+        Ok(Events { link, doorbells: vectors & VALID_DOORBELLS, messages })
     }
 
     fn await_link(&self, up: bool, timeout: Duration) -> Result<Link, BridgeError> {

@@ -35,6 +35,18 @@ impl Registers {
         self.function.bar_write(BarIndex::REGISTERS, offset, bytes.get(..width(reg)).unwrap_or_default())
     }
 
+    /// A 4-byte register of BAR 0 that is in no table of Gen3.
+    pub(crate) fn word(&self, offset: u32) -> Result<u32, FunctionError> {
+        let mut bytes = [0; 4];
+        self.function.bar_read(BarIndex::REGISTERS, offset.into(), &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Writes such a register.
+    pub(crate) fn set_word(&self, offset: u32, value: u32) -> Result<(), FunctionError> {
+        self.function.bar_write(BarIndex::REGISTERS, offset.into(), &value.to_le_bytes())
+    }
+
     /// Little-endian bytes of configuration space.
     pub(crate) fn config<const N: usize>(&self, offset: u32) -> Result<[u8; N], FunctionError> {
         let mut bytes = [0; N];

@@ -6,15 +6,14 @@ use super::{Flight, Hand};
 use crate::machine::{Location, Machine};
 use ntb_spec::ioat::DESCRIPTOR_BYTES;
 use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
 use twin::Side;
 use twin::ioat::{Effect, JobFault, JobKind, Outcome};
 
-/// What the engines may have done before the hosts get their turn: some 100 µs of work. A step costs 1, and 1 more
-/// for each KiB that is copied at once.
-const BUDGET: u64 = 256;
-const BYTES_PER_COST: u64 = 1024;
-/// A piece up to this size is copied at once: handing it over takes longer.
-const AT_ONCE_BYTES: u64 = 16 << 10;
+/// What the engines may have done before the hosts get their turn.
+const TURN: Duration = Duration::from_micros(100);
+/// A copy up to this size is made at once, wherever its memory is.
+const AT_ONCE_BYTES: u64 = 4096;
 /// Places that a piece may consist of. Behind a vIOMMU a page is one.
 const MAX_RUNS: usize = 160;
 /// How many bytes of registers are accessed in one step.
@@ -31,18 +30,18 @@ enum Step {
 }
 
 impl Machine {
-    /// Lets the engines work until they have nothing to do, a piece is with the worker, or the budget is spent.
+    /// Lets the engines work until they have nothing to do, a piece is with the worker, or their turn is over.
     pub(crate) fn run_engines(&mut self) {
-        let mut spent = 0;
+        self.dma.again = false;
+        let began = Instant::now();
         while self.dma.flight.is_none() && !self.windows.is_exchanging() {
-            if spent >= BUDGET {
+            if began.elapsed() >= TURN {
                 self.dma.again = true;
                 return;
             }
-            let Some(hand) = self.dma.hand.take().or_else(|| self.dma.next()) else { break };
-            spent = spent.saturating_add(1).saturating_add(self.carry_out_job(hand) / BYTES_PER_COST);
+            let Some(hand) = self.dma.hand.take().or_else(|| self.dma.next()) else { return };
+            self.carry_out_job(hand);
         }
-        self.dma.again = false;
     }
 
     /// A piece is done, perhaps.
@@ -77,14 +76,14 @@ impl Machine {
         self.settle();
     }
 
-    /// One step of a job. Returns the bytes that were copied here.
-    fn carry_out_job(&mut self, hand: Hand) -> u64 {
+    /// One step of a job.
+    fn carry_out_job(&mut self, hand: Hand) {
         let side = hand.side;
-        let Some(host) = self.dma.get(side) else { return 0 };
+        let Some(host) = self.dma.get(side) else { return };
         if host.epoch != hand.epoch {
             // The engine was reset meanwhile and takes this for what it is.
             self.finish_job(hand, Ok(Outcome::Done));
-            return 0;
+            return;
         }
         let master = host.engine.bus_master();
         let step = match hand.job.kind {
@@ -104,10 +103,8 @@ impl Machine {
                     host.traffic.pieces = host.traffic.pieces.wrapping_add(1);
                 }
                 self.progress(hand, bytes);
-                return bytes;
             }
         }
-        0
     }
 
     /// Some bytes of a copy are done.
@@ -222,9 +219,10 @@ impl Machine {
             self.dma.spare = runs;
             return Step::Finished(Err(fault));
         }
-        if copied > AT_ONCE_BYTES
-            && let Some(worker) = &self.dma.worker
-        {
+        let now = Instant::now();
+        let residency = &mut self.dma.residency;
+        let at_hand = copied <= AT_ONCE_BYTES || runs.iter().all(|run| residency.is_at_hand(run, now));
+        if !at_hand && let Some(worker) = &self.dma.worker {
             match worker.order(runs) {
                 Ok(()) => {
                     self.dma.pieces = self.dma.pieces.wrapping_add(1);

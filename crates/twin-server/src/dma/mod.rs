@@ -1,11 +1,12 @@
-//! The I/OAT engines, served: one for each host, a worker that copies for both.
+//! The I/OAT engines, served: one for each host, and a worker for what takes long.
 //!
 //! ```text
 //!   QEMU a ══vfio-user══▶ EngineDevice ──▶ twin::ioat::Engine ──job──▶ drive ──▶ resolve: where does this address lead?
 //!                                              ▲                        │         own RAM │ own window │ own BAR 0 │ nowhere
 //!                                              └──── what came of it ───┤
-//!                                                                       ├─ descriptor, write-back, register: here, at once
-//!                                                                       └─ bytes: a piece for the worker ──▶ eventfd ──▶ here
+//!                                                                       ├─ descriptor, write-back, register: at once
+//!                                                                       ├─ a piece of bytes that is in memory: at once
+//!                                                                       └─ another piece: the worker ──▶ eventfd ──▶ here
 //! ```
 //!
 //! # Where an address leads
@@ -20,10 +21,16 @@
 //! live in memory: a chain in a window or in registers is an error. RAM wins over a BAR at the same address.
 //!
 //! # Order, and who waits for whom
-//! One piece is with the worker at a time, of 256 KiB at most; channels and engines take turns piece by piece. Every address is
-//! resolved on the event loop's thread just before its piece, so that link, limits, bus masters and maps are those
-//! of that moment. A host whose message changes any of them gets its reply when the piece that was under way
-//! is done: memory that was withdrawn is not touched after the answer. What lies under a window by an alias is not
+//! A copy goes in pieces of 256 KiB at most; channels and engines take turns piece by piece, and the hosts' messages get theirs
+//! every 100 µs. Every address is resolved on the event loop's thread just before its piece, so that link, limits,
+//! bus masters and maps are those of that moment.
+//!
+//! A piece whose pages are all in memory takes some ten microseconds and is copied by the event loop: handing it to another
+//! thread and hearing of its end takes as long, and longer on a machine with other things to do. A piece for which the kernel has to make pages, or to
+//! fetch them from a disk, goes to the worker, one at a time, and the event loop goes on.
+//!
+//! A host whose message changes anything that a piece may depend on gets its reply when the piece that is with the
+//! worker is done: memory that was withdrawn is not touched after the answer. What lies under a window by an alias is not
 //! exchanged while a piece is under way, and no piece begins while it is. A completion is written when its bytes have
 //! arrived, and its interrupt is raised after that.
 //!
@@ -32,12 +39,14 @@
 
 mod device;
 mod drive;
+mod residency;
 mod resolve;
 mod worker;
 
 use crate::guest_memory::GuestMemory;
 use crate::interrupts::Interrupts;
 use ntb_spec::ioat;
+use residency::Residency;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use twin::Side;
@@ -109,6 +118,7 @@ pub(crate) struct Dma {
     /// Lists that are not in use.
     spare: Vec<Run>,
     effects: Vec<Effect>,
+    residency: Residency,
 }
 
 impl Dma {

@@ -11,12 +11,14 @@ mod mode;
 mod overlay_peer;
 mod plan;
 mod replaced;
+mod wanted;
 
+pub(crate) use mode::refusal;
 pub use mode::{UnknownMode, WindowMode};
 
 use crate::host::Hosts;
 use control::WindowClass;
-use memory::{Memory, exchange, given, order, pieces, range};
+use memory::{Memory, exchange, given, order, range};
 use overlay_peer::{OverlayPeer, PATIENCE};
 use plan::{FilePiece, Step, Under, View, next_step};
 use replaced::Replaced;
@@ -60,6 +62,8 @@ pub(crate) struct Windows {
     steps: u64,
     /// Since when some step has been under way without a pause.
     busy_since: Option<Instant>,
+    /// Hosts whose memory other processes map too.
+    ram_mapped: [bool; 2],
 }
 
 /// One window of one port.
@@ -74,8 +78,10 @@ struct Slot {
     given: Option<Arc<SharedFile>>,
     /// The window's own memory in *alias* mode.
     own: Option<Memory>,
+    /// A host that is gone has had that memory, and its process may have it still: the next one gets other memory.
+    own_is_worn: bool,
     actual: View,
-    /// What of the receiver's memory is the window's own, by file.
+    /// What of the receiver's memory it sees as a window's, by file: until it got that back, or is gone.
     replaced: Replaced,
     /// Bus address of what is replaced.
     replaced_at: u64,
@@ -101,9 +107,9 @@ pub(crate) struct Verdict {
 }
 
 impl Windows {
-    pub(crate) fn new(modes: Modes) -> Self {
+    pub(crate) fn new(modes: Modes, ram_mapped: [bool; 2]) -> Self {
         let [a, b] = modes.map(|port| port.map(Slot::new));
-        Self { a, b, shared: [None, None], overlays: Vec::new(), steps: 0, busy_since: None }
+        Self { a, b, shared: [None, None], overlays: Vec::new(), steps: 0, busy_since: None, ram_mapped }
     }
 
     fn slot(&self, (side, window): Tag) -> Option<&Slot> {
@@ -134,8 +140,21 @@ impl Windows {
     /// Changes a window's mode.
     ///
     /// # Errors
-    /// A sentence, when the host has attached with the other class.
+    /// A sentence, when the host has attached with the other class, or when others map the memory that would be
+    /// replaced.
     pub(crate) fn set_mode(&mut self, tag: Tag, mode: WindowMode) -> Result<(), String> {
+        // The other window counts as what it is now: a direct one that is closed maps nobody's memory.
+        let other = (tag.0, 1_usize.saturating_sub(tag.1));
+        let now = self.slot(other).map_or(WindowMode::Trap, |slot| match slot.mode {
+            WindowMode::Direct if !matches!(slot.actual.bar, Under::Pieces(_)) => WindowMode::Trap,
+            WindowMode::Alias if slot.actual.replaced.is_empty() => WindowMode::Trap,
+            mode => mode,
+        });
+        if matches!(mode, WindowMode::Alias | WindowMode::Direct)
+            && let Some(why) = refusal(tag.0, [mode, now], self.ram_mapped)
+        {
+            return Err(why);
+        }
         let slot = self.slot_mut(tag).ok_or("there is no such window")?;
         match slot.attached {
             Some(class) if class != mode.class() => Err(format!(
@@ -221,8 +240,11 @@ impl Windows {
                 if matches!(slot.busy, Some(Busy { step: Step::Bar(_), .. })) {
                     slot.busy = None;
                 }
+                slot.own_is_worn = slot.own.is_some();
+                slot.renew();
             } else {
                 slot.abandon();
+                slot.replaced = Replaced::default();
             }
         }
         // The next host is none of the last one's business.
@@ -389,98 +411,6 @@ impl Windows {
         verdict
     }
 
-    /// What a window should be now, and the bus address at which its receiver's memory begins.
-    fn wanted(&mut self, tag: Tag, twin: &Twin, hosts: &Hosts) -> (View, u64) {
-        let (side, window) = tag;
-        let bytes = twin.window_bytes(side, window);
-        let Some(slot) = self.slot(tag) else { return (View::CLOSED, 0) };
-        let (mode, attached) = (slot.mode, slot.attached == Some(WindowClass::Mapped));
-        let untouched = slot.actual.bar == Under::Given && !twin.memory_enabled(side);
-        let own = slot.own.clone();
-        let closed = if untouched { View::GIVEN } else { View::CLOSED };
-        let (translation, open) = twin.outbound(side, window);
-        let whole = |memory: &Memory, bytes| {
-            Under::Pieces(vec![FilePiece { at: 0, bytes, file: Arc::clone(&memory.file), offset: 0 }])
-        };
-        let mut problem = None;
-        let view = match mode {
-            _ if !attached => closed,
-            WindowMode::Trap | WindowMode::Dma => closed,
-            WindowMode::Shared => match self.shared_of(window, bytes) {
-                Some(memory) if twin.link() == twin::LinkState::Up => {
-                    View { bar: whole(&memory, bytes), replaced: Vec::new() }
-                }
-                _ => closed,
-            },
-            WindowMode::Alias | WindowMode::Direct if open == 0 => closed,
-            WindowMode::Alias | WindowMode::Direct => {
-                // Mappings have pages: the last one opens whole.
-                let open = open.next_multiple_of(PAGE);
-                match (pieces(hosts, side.peer(), translation, open), own) {
-                    (Ok(pieces), _) if self.has_taken((side, 1_usize.saturating_sub(window)), &pieces) => {
-                        problem = Some("the other window has taken that memory");
-                        closed
-                    }
-                    (Err(why), _) => {
-                        problem = Some(why);
-                        closed
-                    }
-                    (Ok(pieces), _) if mode == WindowMode::Direct => {
-                        View { bar: Under::Pieces(pieces), replaced: Vec::new() }
-                    }
-                    (Ok(replaced), Some(memory)) => View { bar: whole(&memory, open), replaced },
-                    (Ok(replaced), None) => match Memory::new("isthmus alias window", bytes) {
-                        Ok(memory) => {
-                            let bar = whole(&memory, open);
-                            if let Some(slot) = self.slot_mut(tag) {
-                                slot.own = Some(memory);
-                            }
-                            View { bar, replaced }
-                        }
-                        Err(_) => {
-                            problem = Some("there is no memory for it");
-                            closed
-                        }
-                    },
-                }
-            }
-        };
-        if let Some(slot) = self.slot_mut(tag)
-            && slot.problem != problem
-        {
-            slot.problem = problem;
-            if let Some(why) = problem {
-                let port = crate::status::port_name(side);
-                tracing::warn!(%port, window, why, "the window stays closed");
-            }
-        }
-        (view, translation)
-    }
-
-    /// Whether some of this memory of the receiver is a window's own.
-    fn has_taken(&self, tag: Tag, pieces: &[FilePiece]) -> bool {
-        let Some(slot) = self.slot(tag) else { return false };
-        let coming = match &slot.busy {
-            Some(Busy { step: Step::Replace(coming), .. }) => coming.as_slice(),
-            _ => &[],
-        };
-        let meets = |taken: &FilePiece, piece: &FilePiece| {
-            taken.file.identity() == piece.file.identity()
-                && taken.offset < piece.offset.saturating_add(piece.bytes)
-                && piece.offset < taken.offset.saturating_add(taken.bytes)
-        };
-        let taken = || slot.actual.replaced.iter().chain(coming);
-        pieces.iter().any(|piece| taken().any(|taken| meets(taken, piece)))
-    }
-
-    fn shared_of(&mut self, window: usize, bytes: u64) -> Option<Memory> {
-        let slot = self.shared.get_mut(window)?;
-        if slot.is_none() {
-            *slot = Memory::new("isthmus shared window", bytes).ok();
-        }
-        slot.clone()
-    }
-
     /// Sends the orders of a step. What has to be copied before is copied.
     fn begin(&mut self, tag: Tag, step: Step, at: u64, overlay: usize) -> Result<(), String> {
         self.steps = self.steps.wrapping_add(1);
@@ -566,7 +496,6 @@ impl Windows {
                 // Nobody knows how far it came, and to try again would go on for ever.
                 slot.own = None;
                 slot.actual.replaced.clear();
-                slot.replaced = Replaced::default();
             }
             verdict.untrusted.push(actor);
             return verdict;
@@ -584,6 +513,7 @@ impl Windows {
             slot.replaced = Replaced::default();
         }
         slot.actual.after(step);
+        slot.renew();
         verdict
     }
 }
@@ -598,9 +528,16 @@ impl Slot {
         }
         if under_way || !self.actual.replaced.is_empty() {
             self.actual.replaced.clear();
-            self.replaced = Replaced::default();
             self.own = None;
         }
+    }
+
+    /// Lets worn memory go as soon as it is nobody's.
+    fn renew(&mut self) {
+        if self.own_is_worn && self.busy.is_none() && self.actual.replaced.is_empty() {
+            self.own = None;
+        }
+        self.own_is_worn &= self.own.is_some();
     }
 
     fn new(mode: WindowMode) -> Self {
@@ -610,6 +547,7 @@ impl Slot {
             attached: None,
             given: None,
             own: None,
+            own_is_worn: false,
             actual: View::CLOSED,
             replaced: Replaced::default(),
             replaced_at: 0,

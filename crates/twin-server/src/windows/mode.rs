@@ -1,8 +1,10 @@
 //! The five ways.
 
+use crate::status::port_name;
 use control::WindowClass;
 use std::fmt;
 use std::str::FromStr;
+use twin::Side;
 
 /// How data crosses a memory window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,6 +51,35 @@ impl WindowMode {
     }
 }
 
+/// Why a port may not have these modes beside each other, as a sentence that says what to do.
+///
+/// An *alias* window takes the place of some of its receiver's memory, in the receiver's own process. Any other process that
+/// maps that memory goes on with the old pages: a QEMU that has a direct window onto it, and whoever the user names, such
+/// as a vhost-user back end.
+pub(crate) fn refusal(
+    side: Side,
+    modes: [WindowMode; ntb_spec::WINDOWS],
+    mapped: [bool; 2],
+) -> Option<String> {
+    let (port, peer) = (port_name(side), port_name(side.peer()));
+    if !modes.contains(&WindowMode::Alias) {
+        return None;
+    }
+    if mapped.get(side.peer() as usize) == Some(&true) {
+        return Some(format!(
+            "a window of port {port} may not be alias: another process maps host {peer}'s memory (--ram-mapped) and would not \
+             see what is stored through it; take direct or trap"
+        ));
+    }
+    modes.contains(&WindowMode::Direct).then(|| {
+        format!(
+            "port {port} may not have an alias and a direct window: by the direct one host {port}'s QEMU maps host {peer}'s \
+             memory, and would not see what the alias one puts there; take one of the modes for both (a window that is open \
+             gets there by way of shared)"
+        )
+    })
+}
+
 pub(super) const fn class_name(class: WindowClass) -> &'static str {
     match class {
         WindowClass::Messaged => "messaged",
@@ -91,5 +122,24 @@ impl From<WindowMode> for control::WindowMode {
             WindowMode::Alias => Self::Alias,
             WindowMode::Direct => Self::Direct,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alias_whose_receivers_memory_others_map_is_refused_with_advice() {
+        use WindowMode::{Alias, Direct, Shared, Trap};
+        let ask = |modes, mapped| refusal(Side::A, modes, mapped);
+        assert_eq!(ask([Alias, Alias], [false; 2]), None);
+        assert_eq!(ask([Alias, Shared], [true, false]), None, "a's own memory is not concerned");
+        assert_eq!(ask([Direct, Trap], [true; 2]), None);
+        let why = ask([Trap, Alias], [false, true]).unwrap();
+        assert!(why.contains("host b's memory") && why.contains("take direct"), "{why}");
+        let why = ask([Direct, Alias], [false; 2]).unwrap();
+        assert!(why.contains("host a's QEMU maps host b's memory"), "{why}");
+        assert!(refusal(Side::B, [Alias, Trap], [true, false]).unwrap().contains("host a's memory"));
     }
 }

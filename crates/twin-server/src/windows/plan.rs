@@ -18,6 +18,15 @@ pub(crate) struct FilePiece {
     pub(crate) offset: u64,
 }
 
+impl FilePiece {
+    /// Whether two pieces have a byte in common.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        self.file.identity() == other.file.identity()
+            && self.offset < other.offset.saturating_add(other.bytes)
+            && other.offset < self.offset.saturating_add(self.bytes)
+    }
+}
+
 impl PartialEq for FilePiece {
     fn eq(&self, other: &Self) -> bool {
         (self.at, self.bytes, self.offset) == (other.at, other.bytes, other.offset)

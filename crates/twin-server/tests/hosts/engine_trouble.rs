@@ -3,13 +3,43 @@
 
 use crate::engine::{BAR0, BAR2, COMPLETIONS, DONE, Engine, HALTED, READ_ERROR, RING, TELL, WRITE_ERROR};
 use crate::engine_copies::pair_with_engine;
-use crate::house::{House, PATIENCE, RAM_AT, RAM_BYTES, pause, ram_map};
+use crate::house::{Host, House, PATIENCE, RAM_AT, RAM_BYTES, Ram, pause, ram_map};
 use ntb_spec::ioat::{Channel, Control, Descriptor, XFER_CAP};
 use ntb_spec::{bar0::Reg, config};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use twin::Side;
 use vfio_user::wire::{DmaAddr, DmaUnmap, RegionIndex};
+
+/// Memory of which nobody has touched most: a copy into it takes its time, and goes to the worker.
+struct Lake {
+    ram: Ram,
+    next: u64,
+}
+
+const LAKE: u64 = 0x1_0000_0000;
+const LAKE_BYTES: u64 = 64 << 20;
+
+impl Lake {
+    fn new() -> Self {
+        Self { ram: Ram::new("lake", LAKE_BYTES), next: 0 }
+    }
+
+    fn map(&self, host: &mut Host) {
+        host.client.dma_map(ram_map(LAKE, LAKE_BYTES, 0), Some(self.ram.0.as_fd())).unwrap();
+    }
+
+    /// Opens the peer's window 0 on the next MiB.
+    fn open(&mut self, host: &mut Host) {
+        self.next += 1 << 20;
+        host.open_window(0, LAKE + self.next, 1 << 20);
+    }
+
+    /// What is there now. Looking at it through the file makes no pages.
+    fn window(&self) -> Vec<u8> {
+        self.ram.bytes(self.next, 1 << 20)
+    }
+}
 
 /// Somewhere that nothing is.
 const NOWHERE: u64 = 0x12_3456_7000;
@@ -210,7 +240,7 @@ fn a_full_ring_of_65536_descriptors_is_carried_out() {
     let house = House::new();
     let (a, _b, mut engine) = pair_with_engine(&house);
     // 4 MiB of descriptors, as Linux allocates them, in memory of their own.
-    let ring = crate::house::Ram::new("ring", 65536 * 64);
+    let ring = Ram::new("ring", 65536 * 64);
     let at = 0x8000_0000;
     engine.client.dma_map(ram_map(at, 65536 * 64, 0), Some(ring.0.as_fd())).unwrap();
     let mut image = Vec::with_capacity(65536 * 64);
@@ -268,26 +298,26 @@ fn a_chain_that_changes_while_it_runs_copies_what_it_said_once() {
 fn memory_that_is_withdrawn_under_a_copy_is_not_touched_after_the_answer() {
     let house = House::new();
     let (a, mut b, mut engine) = pair_with_engine(&house);
+    let mut lake = Lake::new();
+    lake.map(&mut b);
     for round in 0..40u8 {
         a.poke(RAM_AT, &vec![round | 0x80; 1 << 20]);
-        let descriptor =
-            Descriptor { size: 1 << 20, control: TELL, source: RAM_AT, destination: BAR2, next: RING };
-        a.describe(RING, &descriptor);
-        engine.start(0, RING, 1);
+        lake.open(&mut b);
+        engine.begin_copy(&a, 0, RAM_AT, BAR2, 1 << 20);
         if round % 2 == 0 {
             // The peer takes its memory away: what comes later is dropped.
-            b.client.dma_unmap(DmaUnmap::Range { iova: DmaAddr(RAM_AT), size: RAM_BYTES }).unwrap();
-            let first = b.ram.bytes(0, 1 << 20);
+            b.client.dma_unmap(DmaUnmap::Range { iova: DmaAddr(LAKE), size: LAKE_BYTES }).unwrap();
+            let first = lake.window();
             engine.wait(0);
-            assert!(b.ram.bytes(0, 1 << 20) == first, "round {round}: a store after the answer");
+            assert!(lake.window() == first, "round {round}: a store after the answer");
             assert_eq!(engine.error(0), 0);
-            b.map(RAM_AT, RAM_BYTES, 0).unwrap();
+            lake.map(&mut b);
         } else {
             // The host itself takes the source away: the channel halts, or it was done already.
             engine.client.dma_unmap(DmaUnmap::Range { iova: DmaAddr(RAM_AT), size: RAM_BYTES }).unwrap();
-            let first = b.ram.bytes(0, 1 << 20);
+            let first = lake.window();
             engine.settled(0);
-            assert!(b.ram.bytes(0, 1 << 20) == first, "round {round}: a store after the answer");
+            assert!(lake.window() == first, "round {round}: a store after the answer");
             engine.client.dma_map(ram_map(RAM_AT, RAM_BYTES, 0), Some(a.ram.0.as_fd())).unwrap();
             engine.recover(0);
             engine.forget(0);
@@ -301,30 +331,29 @@ fn memory_that_is_withdrawn_under_a_copy_is_not_touched_after_the_answer() {
 #[test]
 fn a_window_that_closes_under_a_copy_is_not_written_after_the_answer() {
     let house = House::new();
-    let (a, mut b, mut engine) = pair_with_engine(&house);
+    let (mut a, mut b, mut engine) = pair_with_engine(&house);
+    let mut lake = Lake::new();
+    lake.map(&mut b);
     for round in 0..30u8 {
-        a.poke(RAM_AT, &vec![round; 1 << 20]);
-        let descriptor =
-            Descriptor { size: 1 << 20, control: TELL, source: RAM_AT, destination: BAR2, next: RING };
-        a.describe(RING, &descriptor);
-        engine.start(0, RING, 1);
-        match round % 3 {
+        a.poke(RAM_AT, &vec![round | 0x80; 1 << 20]);
+        lake.open(&mut b);
+        engine.begin_copy(&a, 0, RAM_AT, BAR2, 1 << 20);
+        match round % 4 {
             0 => b.open_window(0, RAM_AT, 0),
             1 => b.configure(config::COMMAND, &[0x02, 0x00]),
-            _ => {
+            2 => {
                 let control = u32::from_le_bytes(b.read(Reg::Control, 0));
                 b.write(Reg::Control, 0, &(control | 2).to_le_bytes());
             }
+            _ => b.client.reset().unwrap(),
         }
-        let first = b.ram.bytes(0, 1 << 20);
+        let first = lake.window();
         engine.wait(0);
-        assert!(b.ram.bytes(0, 1 << 20) == first, "round {round}: a store after the answer");
+        assert!(lake.window() == first, "round {round}: a store after the answer");
         assert_eq!(engine.error(0), 0);
-        b.configure(config::COMMAND, &[0x06, 0x00]);
-        let control = u32::from_le_bytes(b.read(Reg::Control, 0));
-        b.write(Reg::Control, 0, &(control & !2).to_le_bytes());
+        b.load_driver();
         b.wait_for_link(true);
-        b.open_window(0, RAM_AT, 1 << 20);
+        a.wait_for_link(true);
     }
     house.end();
 }
@@ -332,12 +361,16 @@ fn a_window_that_closes_under_a_copy_is_not_written_after_the_answer() {
 #[test]
 fn a_reset_in_the_middle_ends_everything_and_the_engine_starts_anew() {
     let house = House::new();
-    let (a, b, mut engine) = pair_with_engine(&house);
+    let (a, mut b, mut engine) = pair_with_engine(&house);
+    let mut lake = Lake::new();
+    lake.map(&mut b);
     for round in 0..30u8 {
-        a.poke(RAM_AT, &vec![round; 1 << 20]);
+        a.poke(RAM_AT, &vec![round | 0x80; 1 << 20]);
+        lake.open(&mut b);
         for channel in 0..4 {
             engine.begin_copy(&a, channel, RAM_AT, BAR2, 1 << 20);
         }
+        let seen = |a: &Host| (lake.window(), a.peek::<256>(COMPLETIONS));
         match round % 3 {
             0 => engine.client.reset().unwrap(),
             // A function-level reset.
@@ -345,20 +378,17 @@ fn a_reset_in_the_middle_ends_everything_and_the_engine_starts_anew() {
             // The bus master goes off: the channels halt at their next access.
             _ => {
                 engine.configure(config::COMMAND, &[0x02, 0x04]);
-                let (ram, completions) = (b.ram.bytes(0, 1 << 20), a.peek::<256>(COMPLETIONS));
+                let before = seen(&a);
                 for channel in 0..4 {
                     engine.settled(channel);
                 }
-                assert!(ram == b.ram.bytes(0, 1 << 20) && completions == a.peek(COMPLETIONS));
+                assert!(before == seen(&a), "round {round}");
                 engine.client.reset().unwrap();
             }
         }
-        let (ram, completions) = (b.ram.bytes(0, 1 << 20), a.peek::<256>(COMPLETIONS));
-        for channel in 0..4 {
-            engine.forget(channel);
-        }
+        let before = seen(&a);
         pause(Duration::from_millis(2));
-        assert!(ram == b.ram.bytes(0, 1 << 20) && completions == a.peek(COMPLETIONS), "round {round}");
+        assert!(before == seen(&a), "round {round}");
         engine.load_driver();
         for channel in 0..4 {
             engine.forget(channel);
@@ -373,7 +403,10 @@ fn a_reset_in_the_middle_ends_everything_and_the_engine_starts_anew() {
 fn a_peer_that_dies_in_the_middle_costs_the_engine_nothing() {
     let house = House::new();
     let (mut a, mut b, mut engine) = pair_with_engine(&house);
+    let mut lake = Lake::new();
+    lake.map(&mut b);
     for _ in 0..10 {
+        lake.open(&mut b);
         for channel in 0..4 {
             engine.begin_copy(&a, channel, RAM_AT, BAR2, 1 << 20);
         }
@@ -384,11 +417,12 @@ fn a_peer_that_dies_in_the_middle_costs_the_engine_nothing() {
         }
         house.wait_gone(Side::B);
         b = house.host(Side::B);
+        lake.map(&mut b);
         b.load_driver();
         a.wait_for_link(true);
         b.wait_for_link(true);
-        b.open_window(0, RAM_AT, 1 << 20);
     }
+    b.open_window(0, RAM_AT, 1 << 20);
     a.poke(RAM_AT, b"the next one");
     engine.copy(&a, RAM_AT, BAR2, 12);
     assert_eq!(&b.peek::<12>(RAM_AT), b"the next one");

@@ -286,6 +286,7 @@ fn a_place_where_no_socket_can_be_is_named() {
             control: None,
             setup: twin::Setup::default(),
             modes: twin_server::Modes::default(),
+            ram_mapped: [false; 2],
             engines: [None, None],
             trace: None,
         };
@@ -311,4 +312,33 @@ fn a_place_where_no_socket_can_be_is_named() {
     assert!(bind(taken, at("b")).unwrap_err().contains("in use"));
     house.host(Side::A).load_driver();
     house.end();
+}
+
+#[test]
+fn modes_that_cannot_be_are_refused_before_any_socket_appears() {
+    use twin_server::{Modes, WindowMode};
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| Endpoint::Path(directory.path().join(name));
+    let bind = |modes: Modes, engines: [Option<Endpoint>; 2], ram_mapped| {
+        let options = Options {
+            ports: [at("a"), at("b")],
+            engines,
+            control: None,
+            setup: twin::Setup::default(),
+            modes,
+            ram_mapped,
+            trace: None,
+        };
+        Server::bind(&options).map(drop).map_err(|error| error.to_string())
+    };
+    let (alias, direct, dma, trap) =
+        (WindowMode::Alias, WindowMode::Direct, WindowMode::Dma, WindowMode::Trap);
+    let said = bind([[trap; 2], [trap, dma]], [Some(at("dma")), None], [false; 2]).unwrap_err();
+    assert!(said.contains("port b has not") && said.contains("--dma-b"), "{said}");
+    let said = bind([[alias, direct], [trap; 2]], [None, None], [false; 2]).unwrap_err();
+    assert!(said.contains("an alias and a direct window"), "{said}");
+    let said = bind([[trap; 2], [alias; 2]], [None, None], [true, false]).unwrap_err();
+    assert!(said.contains("host a's memory"), "{said}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    bind([[trap; 2], [trap, dma]], [None, Some(at("dma"))], [true; 2]).unwrap();
 }

@@ -53,6 +53,7 @@ impl House {
             control: Some(at("control")),
             setup,
             modes: Modes::default(),
+            ram_mapped: [false; 2],
             engines: [Some(at("dma-a")), Some(at("dma-b"))],
             trace: None,
         };
@@ -71,9 +72,18 @@ impl House {
     /// A twin in a process of its own, with that mode for every window: what an overlay of this process replaces, it replaces
     /// for the whole process, and a twin's mappings are not a host's.
     pub(crate) fn apart(mode: WindowMode) -> Self {
+        Self::apart_with(mode, false)
+    }
+
+    /// The same; somebody else may map host b's memory.
+    pub(crate) fn apart_with(mode: WindowMode, ram_mapped: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (stop, stopped) = UnixStream::pair().unwrap();
-        let child = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        if ram_mapped {
+            command.env(APART_RAM_MAPPED, "b");
+        }
+        let child = command
             .args(["--exact", "house::a_twin_apart"])
             .env(APART, directory.path())
             .env(APART_MODE, mode.to_string())
@@ -235,6 +245,8 @@ impl Drop for House {
 /// The environment of a twin apart: its directory and its mode.
 const APART: &str = "ISTHMUS_TEST_TWIN";
 const APART_MODE: &str = "ISTHMUS_TEST_MODE";
+/// Set: somebody maps host b's memory.
+const APART_RAM_MAPPED: &str = "ISTHMUS_TEST_RAM_MAPPED";
 
 /// Not a test but the body of a twin's process; among the tests it does nothing.
 #[test]
@@ -245,7 +257,9 @@ fn a_twin_apart() {
     let setup = Setup { training: Duration::from_millis(20), ..Setup::default() };
     let (ports, control, modes) = ([at("a"), at("b")], Some(at("control")), [[mode; 2]; 2]);
     let engines = [Some(at("dma-a")), Some(at("dma-b"))];
-    let mut server = Server::bind(&Options { ports, engines, control, setup, modes, trace: None }).unwrap();
+    let ram_mapped = [false, std::env::var_os(APART_RAM_MAPPED).is_some()];
+    let options = Options { ports, engines, control, setup, modes, ram_mapped, trace: None };
+    let mut server = Server::bind(&options).unwrap();
     server.run(std::io::stdin().as_fd()).unwrap();
 }
 

@@ -11,6 +11,7 @@ mod hostile_memory;
 mod hostile_messages;
 mod house;
 mod leaks;
+mod mapped_engine;
 mod mapped_trouble;
 mod mapped_windows;
 mod two_hosts;

@@ -68,6 +68,19 @@ fn doorbells_ring_at_the_peer_and_scratchpads_are_seen_there() {
 }
 
 #[test]
+fn a_question_sees_what_the_other_host_wrote_before_it_was_asked() {
+    let house = House::new();
+    let (mut a, mut b) = house.pair();
+    // The twin finds both messages at once now and then, and may not take them in the order of its sockets.
+    for round in 0..2000u32 {
+        let (writer, reader) = if round % 2 == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
+        let at = offset_of(Reg::PeerSpad, 0).into();
+        writer.client.region_write_posted(RegionIndex::BAR0, at, &round.to_le_bytes()).unwrap();
+        assert_eq!(u32::from_le_bytes(reader.read(Reg::Spad, 0)), round);
+    }
+}
+
+#[test]
 fn vectors_pend_until_they_have_an_eventfd() {
     let house = House::new();
     let (mut a, mut b) = house.pair();

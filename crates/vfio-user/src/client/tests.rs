@@ -22,7 +22,7 @@ fn served() -> (Client, JoinHandle<Vec<String>>) {
             match line.step(100).unwrap().next {
                 Next::Closed => return line.device.log,
                 Next::Again | Next::Held => {}
-                Next::Readable | Next::Writable => {
+                Next::Readable | Next::Writable | Next::Question => {
                     let mut flags = PollFlags::IN;
                     flags.set(PollFlags::OUT, line.session.wants_write());
                     poll(&mut [PollFd::new(&line.session, flags)], None).unwrap();

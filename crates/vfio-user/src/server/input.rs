@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::socket::receive;
-use crate::wire::{HEADER_BYTES, Header, MAX_MESSAGE_BYTES, MAX_MESSAGE_FDS};
+use crate::wire::{Flags, HEADER_BYTES, Header, MAX_MESSAGE_BYTES, MAX_MESSAGE_FDS};
 
 /// How much one read takes at most, as long as no message is larger.
 const READ_BYTES: usize = 64 * 1024;
@@ -136,6 +136,12 @@ impl Input {
             fds.absorb(take(&mut self.tail));
         }
         Ok(Some(Message { header, payload, fds }))
+    }
+
+    /// Whether the next message is one that wants an answer.
+    pub(super) fn asks(&self) -> bool {
+        let received = self.buffer.get(self.start..self.end).unwrap_or_default();
+        Header::peek(received).is_some_and(|header| !Flags::no_reply(header.flags()))
     }
 
     /// Has [`Input::next`] give out its last message once more, without its file descriptors.

@@ -59,6 +59,8 @@ pub struct ServerSession {
 pub struct Progress {
     /// Messages that are done, refused ones too.
     pub handled: usize,
+    /// What that cost, as [`ServerSession::service`] counts it.
+    pub cost: usize,
     /// What to do next.
     pub next: Next,
 }
@@ -70,12 +72,24 @@ pub enum Next {
     Readable,
     /// Soon, without polling: the budget ran out and messages may be buffered here, where poll cannot see them.
     Again,
+    /// When others were heard: the next message wants an answer. Only [`ServerSession::service_posted`] says this.
+    Question,
     /// When the device no longer [holds](Device::hold) the session: the last reply has not been sent.
     Held,
     /// When the socket is writable: the client does not fetch its replies, and gets no further ones until it does.
     Writable,
     /// Never: the client is gone. Drop the session; keep the device.
     Closed,
+}
+
+/// Which messages are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    All,
+    /// Those that want no answer, up to the first one that does.
+    Posted,
+    /// The next one.
+    One,
 }
 
 /// Why a session cannot go on. The client's maps and eventfds should be dropped with it.
@@ -121,30 +135,75 @@ impl ServerSession {
         device: &mut D,
         budget: usize,
     ) -> Result<Progress, SessionError> {
+        self.take(device, budget, Scope::All)
+    }
+
+    /// The same, up to the first message that wants an answer: that one stays.
+    ///
+    /// For whoever has several sessions on one device. Two clients that know of each other expect that a question which is
+    /// asked after the other's posted write sees that write. So: before a [`service_question`](Self::service_question), all
+    /// others are served by this.
+    ///
+    /// # Errors
+    /// As [`service`](Self::service).
+    pub fn service_posted<D: Device + ?Sized>(
+        &mut self,
+        device: &mut D,
+        budget: usize,
+    ) -> Result<Progress, SessionError> {
+        self.take(device, budget, Scope::Posted)
+    }
+
+    /// The same for one message, whatever it is: the one that [`service_posted`](Self::service_posted) left.
+    ///
+    /// # Errors
+    /// As [`service`](Self::service).
+    pub fn service_question<D: Device + ?Sized>(
+        &mut self,
+        device: &mut D,
+        budget: usize,
+    ) -> Result<Progress, SessionError> {
+        self.take(device, budget, Scope::One)
+    }
+
+    fn take<D: Device + ?Sized>(
+        &mut self,
+        device: &mut D,
+        budget: usize,
+        scope: Scope,
+    ) -> Result<Progress, SessionError> {
         if self.over {
             return Err(SessionError::Over);
         }
-        let result = self.run(device, budget.max(1));
+        let result = self.run(device, budget.max(1), scope);
         self.over = !matches!(&result, Ok(progress) if progress.next != Next::Closed);
         result
     }
 
-    fn run<D: Device + ?Sized>(&mut self, device: &mut D, budget: usize) -> Result<Progress, SessionError> {
+    fn run<D: Device + ?Sized>(
+        &mut self,
+        device: &mut D,
+        budget: usize,
+        scope: Scope,
+    ) -> Result<Progress, SessionError> {
         let Self { socket, input, output, desk, over: _ } = self;
         let socket = socket.as_fd();
         let (mut handled, mut spent): (usize, usize) = (0, 0);
-        let done = |handled, next| Ok(Progress { handled, next });
         loop {
             loop {
                 if output.is_backlogged() {
                     output.flush(socket).map_err(SessionError::Socket)?;
                     if output.is_backlogged() {
-                        return done(handled, Next::Writable);
+                        return Ok(Progress { handled, cost: spent, next: Next::Writable });
                     }
                 }
                 if spent >= budget {
                     output.flush(socket).map_err(SessionError::Socket)?;
-                    return done(handled, Next::Again);
+                    return Ok(Progress { handled, cost: spent, next: Next::Again });
+                }
+                if scope == Scope::Posted && input.asks() {
+                    output.flush(socket).map_err(SessionError::Socket)?;
+                    return Ok(Progress { handled, cost: spent, next: Next::Question });
                 }
                 let Work { cost, finished } = match input.next() {
                     Ok(Some(message)) => desk.handle(message, device, output, budget.saturating_sub(spent)),
@@ -157,8 +216,13 @@ impl ServerSession {
                 } else {
                     input.put_back();
                 }
-                if device.hold() {
-                    return done(handled, Next::Held);
+                let held = device.hold();
+                if scope == Scope::One && !held {
+                    output.flush(socket).map_err(SessionError::Socket)?;
+                    return Ok(Progress { handled, cost: spent, next: Next::Again });
+                }
+                if held {
+                    return Ok(Progress { handled, cost: spent, next: Next::Held });
                 }
             }
             if output.is_pending() {
@@ -166,12 +230,12 @@ impl ServerSession {
             }
             match input.fill(socket).map_err(SessionError::Socket)? {
                 Fill::Bytes { fds } => counters::add(&mut desk.counters.fds, fds),
-                Fill::WouldBlock => return done(handled, Next::Readable),
+                Fill::WouldBlock => return Ok(Progress { handled, cost: spent, next: Next::Readable }),
                 Fill::Eof => {
                     if input.has_partial() {
                         tracing::debug!("the client left in the middle of a message");
                     }
-                    return done(handled, Next::Closed);
+                    return Ok(Progress { handled, cost: spent, next: Next::Closed });
                 }
             }
         }

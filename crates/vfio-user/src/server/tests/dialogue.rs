@@ -471,6 +471,24 @@ fn a_client_that_takes_no_files_is_offered_none() {
 }
 
 #[test]
+fn what_is_posted_is_taken_up_to_the_first_question_which_waits_until_it_is_wanted() {
+    let mut line = line();
+    let posted = bytes_of(write(0x10, &[1; 4]), 7, Flags::POSTED);
+    let question = bytes_of(read(0x10, 4), 7, Flags::COMMAND);
+    line.push(&[posted.clone(), posted.clone(), question.clone(), question, posted].concat(), &[]);
+    let Line { session, device, .. } = &mut line;
+    let progress = session.service_posted(device, 256).unwrap();
+    assert_eq!((progress.handled, progress.next), (2, Next::Question));
+    assert_eq!(session.service_posted(device, 256).unwrap().handled, 0, "it stays");
+    let progress = session.service_question(device, 256).unwrap();
+    assert_eq!((progress.handled, progress.next), (1, Next::Again), "one, and not the next");
+    assert_eq!(line.replies().len(), 1);
+    let Line { session, device, .. } = &mut line;
+    assert_eq!(session.service_posted(device, 256).unwrap().next, Next::Question);
+    assert_eq!(session.service(device, 256).unwrap().handled, 2, "the rest");
+}
+
+#[test]
 fn a_reply_that_is_held_waits_and_everything_behind_it() {
     let mut line = line();
     let held = bytes_of(write(0x10, Dummy::HOLD), 7, Flags::COMMAND);

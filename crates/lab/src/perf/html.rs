@@ -1,5 +1,0 @@
-//! placeholder
-/// x
-pub fn page(_: &[super::report::Report], _: &str) -> anyhow::Result<String> {
-    Ok(String::new())
-}

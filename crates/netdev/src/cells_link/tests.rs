@@ -1,0 +1,206 @@
+//! Two hosts on a twin in this process: real registers, doorbells and windows under the rings.
+
+use super::*;
+use crate::testing::{Host, frame, offers, until};
+use crate::{Offload, PortOptions, open_cells};
+use cells::Profile;
+use ntb::{Bridge, Gen3, Speed, Width};
+use twin_local::{LocalTwin, WindowMode};
+
+/// So rare that a wake-up which is lost is not made good by it.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// Two bridges, and one more handle to each, to be unkind with.
+fn bridges(mode: WindowMode) -> [Arc<dyn Bridge>; 2] {
+    let (a, b) = LocalTwin::pair(mode).unwrap();
+    [a, b].map(|port| Arc::new(Gen3::open(Arc::new(port)).unwrap()) as Arc<dyn Bridge>)
+}
+
+fn options(offer: Offer) -> PortOptions {
+    PortOptions { offer, profile: Profile::Fast, heartbeat: NEVER }
+}
+
+fn open_one(bridge: &Arc<dyn Bridge>, options: &PortOptions) -> CellsLink {
+    open_cells(Arc::clone(bridge), options).unwrap().pop().unwrap()
+}
+
+fn hosts(bridges: &[Arc<dyn Bridge>; 2], profile: Profile) -> [Host; 2] {
+    let [a, b] = offers(1500, Offload::None).map(|offer| PortOptions { profile, ..options(offer) });
+    let hosts = [open_one(&bridges[0], &a), open_one(&bridges[1], &b)].map(Host::start);
+    for host in &hosts {
+        assert_eq!(host.hears().unwrap().mtu, 1500);
+    }
+    hosts
+}
+
+fn every_frame_arrives(mode: WindowMode, profile: Profile, frames: u32) {
+    let bridges = bridges(mode);
+    let [a, b] = hosts(&bridges, profile);
+    std::thread::scope(|scope| {
+        for (from, to) in [(&a, &b), (&b, &a)] {
+            scope.spawn(move || (0..frames).for_each(|number| from.sends(&frame(number))));
+            scope.spawn(move || {
+                (0..frames).for_each(|number| assert_eq!(to.receives(), frame(number), "{number}"));
+            });
+        }
+    });
+    for host in [&a, &b] {
+        until(|| host.counters.read().rx_frames == u64::from(frames));
+        assert_eq!(host.counters.read().dropped(), 0);
+    }
+}
+
+#[test]
+fn every_frame_arrives_in_order_through_direct_windows() {
+    every_frame_arrives(WindowMode::Direct, Profile::Fast, 10_000);
+}
+
+#[test]
+fn every_frame_arrives_in_order_through_shared_windows_in_the_published_profile() {
+    every_frame_arrives(WindowMode::Shared, Profile::Paper, 5000);
+}
+
+#[test]
+fn every_frame_arrives_in_order_through_trapped_windows() {
+    every_frame_arrives(WindowMode::Trap, Profile::Fast, 300);
+}
+
+#[test]
+fn pumps_that_sleep_wake_by_the_doorbell_for_every_single_frame() {
+    let bridges = bridges(WindowMode::Direct);
+    let [a, b] = hosts(&bridges, Profile::Fast);
+    for number in 0..500 {
+        a.sends(&frame(number));
+        assert_eq!(b.receives(), frame(number));
+        b.sends(&frame(number));
+        assert_eq!(a.receives(), frame(number));
+    }
+    assert!(a.counters.read().sleeps > 100, "{:?}", a.counters.read());
+}
+
+#[test]
+fn after_each_flap_of_the_link_frames_pass_again() {
+    let bridges = bridges(WindowMode::Direct);
+    let [a, b] = hosts(&bridges, Profile::Fast);
+    for number in 0..10 {
+        bridges[0].link_disable().unwrap();
+        assert_eq!((a.hears(), b.hears()), (None, None));
+        bridges[0].link_enable(Speed::Auto, Width::Auto).unwrap();
+        assert!(a.hears().is_some() && b.hears().is_some());
+        a.sends(&frame(number));
+        assert_eq!(b.receives(), frame(number));
+        b.sends(&frame(number));
+        assert_eq!(a.receives(), frame(number));
+    }
+    assert_eq!(a.counters.read().dropped() + b.counters.read().dropped(), 0);
+}
+
+#[test]
+fn what_had_arrived_before_the_link_went_down_is_still_delivered() {
+    let bridges = bridges(WindowMode::Direct);
+    let [a, b] = offers(1500, Offload::None).map(options);
+    let (mut a, mut b) = (open_one(&bridges[0], &a), open_one(&bridges[1], &b));
+    until(|| [&mut a, &mut b].map(end_is_up) == [true, true]);
+    for number in 0..100 {
+        assert_eq!(a.send(&frame(number)), Sent::Taken);
+    }
+    a.publish();
+    drop(a);
+    bridges[0].link_disable().unwrap();
+    // The survivor hears of it before it has looked at a single frame.
+    until(|| {
+        b.woken();
+        b.epoch != b.port.epoch()
+    });
+    assert!(matches!(b.state().unwrap(), LinkState::Up { .. }), "what has come is not given up");
+    assert_eq!(b.send(&[0; 60]), Sent::Down);
+    for number in 0..100 {
+        let received = b.receive().map(<[u8]>::to_vec);
+        assert!(received == Some(frame(number)), "{number}: {:?}", b.ended);
+    }
+    assert_eq!(b.receive(), None);
+    assert_eq!(b.state().unwrap(), LinkState::Down);
+}
+
+/// One step of an end without a pump.
+fn end_is_up(end: &mut CellsLink) -> bool {
+    end.woken();
+    let up = matches!(end.state().unwrap(), LinkState::Up { .. });
+    end.publish();
+    up
+}
+
+#[test]
+fn a_peer_that_is_started_anew_is_met_again() {
+    let bridges = bridges(WindowMode::Direct);
+    let [a, b] = offers(1500, Offload::None).map(options);
+    let host = Host::start(open_one(&bridges[1], &b));
+    for number in 0..5 {
+        let peer = Host::start(open_one(&bridges[0], &a));
+        assert!(peer.hears().is_some());
+        assert!(host.hears().is_some());
+        peer.sends(&frame(number));
+        assert_eq!(host.receives(), frame(number));
+        drop(peer);
+        assert_eq!(host.hears(), None);
+    }
+}
+
+#[test]
+fn both_ends_started_anew_at_once_meet_again() {
+    let bridges = bridges(WindowMode::Direct);
+    for number in 0..5 {
+        let [a, b] = hosts(&bridges, Profile::Fast);
+        a.sends(&frame(number));
+        assert_eq!(b.receives(), frame(number));
+    }
+}
+
+#[test]
+fn ends_that_do_not_fit_stay_down_and_meet_when_one_gives_way() {
+    let bridges = bridges(WindowMode::Direct);
+    let [mut a, b] = offers(1500, Offload::None).map(options);
+    let right = a.offer.mac;
+    a.offer.mac = b.offer.mac;
+    let mut wrong = open_one(&bridges[0], &a);
+    let mut other = open_one(&bridges[1], &b);
+    until(|| {
+        end_is_up(&mut wrong);
+        assert!(!end_is_up(&mut other));
+        other.complained.is_some()
+    });
+    assert!(other.complained.as_ref().is_some_and(|text| text.contains("--mac")), "{:?}", other.complained);
+    drop(wrong);
+    a.offer.mac = right;
+    let mut mended = open_one(&bridges[0], &a);
+    until(|| [&mut mended, &mut other].map(end_is_up) == [true, true]);
+}
+
+#[test]
+fn several_queues_have_a_channel_and_a_doorbell_each() {
+    let bridges = bridges(WindowMode::Direct);
+    let [a, b] = offers(1500, Offload::None).map(|offer| options(Offer { queues: 3, ..offer }));
+    let ends = [(&bridges[0], a), (&bridges[1], b)].map(|(bridge, options)| {
+        let links = open_cells(Arc::clone(bridge), &options).unwrap();
+        links.into_iter().map(Host::start).collect::<Vec<_>>()
+    });
+    for host in ends.iter().flatten() {
+        assert!(host.hears().is_some());
+    }
+    for number in 0..100 {
+        for (a, b) in ends[0].iter().zip(&ends[1]) {
+            a.sends(&frame(number));
+            assert_eq!(b.receives(), frame(number));
+            b.sends(&frame(number));
+            assert_eq!(a.receives(), frame(number));
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_into_the_window_is_refused_with_what_helps() {
+    let bridges = bridges(WindowMode::Direct);
+    let [a, _] = offers(65_521, Offload::None).map(|offer| options(Offer { queues: 31, ..offer }));
+    let error = open_cells(Arc::clone(&bridges[0]), &a).unwrap_err();
+    assert!(error.to_string().contains("--mw-size"), "{error}");
+}
