@@ -2,7 +2,7 @@
 
 use crate::bell::Bell;
 use crate::domain::{PacketBuffer, ProtectionDomain, unique};
-use crate::lane::{LaneError, LaneOver, Meta, PostError, Receiver, SendError, Sender};
+use crate::lane::{Claim, LaneError, LaneOver, Meta, PostError, Receiver, SendError, Sender};
 use crate::packet::{Packet, RequestId};
 use crate::statistics::{Counters, Statistics, add};
 use shm::{Mapping, Memory, Window};
@@ -371,6 +371,58 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             }
         }
         Ok(())
+    }
+
+    /// Does something with a lane's sender that is no frame yet.
+    pub(crate) fn claimed<T>(
+        &self,
+        lane: LaneId,
+        with: impl FnOnce(&mut Sender<O, M>) -> Result<T, SendError>,
+    ) -> Result<T, TransmitError> {
+        let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
+        Ok(with(&mut lane.sender.borrow_mut())?)
+    }
+
+    /// Stages the event of a frame that lies in a claimed buffer; the claim comes back if it could not.
+    pub(crate) fn publish(
+        &self,
+        lane: LaneId,
+        claim: Claim,
+        len: usize,
+        meta: Meta,
+        request: RequestId,
+    ) -> Result<(), (Option<Claim>, TransmitError)> {
+        let mut claim = Some(claim);
+        let staged = self.with_sender(lane, len, request, |sender| {
+            let Some(this) = claim.take() else { return Ok(()) };
+            sender.publish(this, len, meta).map_err(|(this, error)| {
+                claim = Some(this);
+                error
+            })
+        });
+        staged.map(drop).map_err(|error| (claim, error))
+    }
+
+    /// Stages a frame that lies in shared memory.
+    pub(crate) fn stage_from(
+        &self,
+        lane: LaneId,
+        memory: &impl Memory,
+        at: usize,
+        len: usize,
+        meta: Meta,
+        request: RequestId,
+    ) -> Result<(), TransmitError> {
+        self.with_sender(lane, len, request, |sender| sender.stage_from(memory, at, len, meta)).map(drop)
+    }
+
+    /// The length and the first 40 bytes of a frame whose payload is still on its way to a receiving lane, if its
+    /// sender announced it ([`transmit_ctpio`](Self::transmit_ctpio)) and it is the next to come. Nothing is taken:
+    /// the frame comes by a poll, and may differ.
+    #[must_use]
+    pub fn peek(&self, lane: LaneId) -> Option<(u32, [u8; 40])> {
+        // A lane that is over is told by the next poll.
+        self.receive.get(lane.0 as usize)?.receiver.peek().ok()?
     }
 
     #[inline(always)]
