@@ -51,6 +51,11 @@ fn without_guests(ci: bool, nextest: bool) -> Vec<Step> {
             work: Work::Cargo(Cargo::new("test --workspace --locked --doc").minutes(5)),
             advice: "An example in a comment does not do what it says.",
         },
+        Step {
+            name: "features",
+            work: Work::Cargo(Cargo::new("test -p ntb --features tokio --test tokio --locked").minutes(5)),
+            advice: "What is behind a feature of ntb does not build, or does not do what it should.",
+        },
         loom(),
         Step {
             name: "benches",
@@ -64,7 +69,7 @@ fn without_guests(ci: bool, nextest: bool) -> Vec<Step> {
 /// Every interleaving of the rings, and each of their orderings weakened alone.
 pub(crate) fn loom() -> Step {
     // Another cfg is another build of everything below: it has a target directory of its own.
-    let models = Cargo::new("test -p cells --lib --locked --target-dir target/loom");
+    let models = Cargo::new("test -p cells -p vi --lib --locked --target-dir target/loom");
     Step {
         name: "loom",
         work: Work::Cargo(models.with("RUSTFLAGS", "--cfg loom").minutes(5)),
@@ -107,6 +112,11 @@ fn with_guests(workspace: &Workspace) -> Vec<Step> {
         advice: "Both consoles and the registers of both ports are above.",
     });
     let figures = [
+        Step {
+            name: "lab test --peer",
+            work: Work::Cargo(Cargo::new("run --release --locked -- lab test --peer").minutes(5)),
+            advice: "What the process said, and the guest's console, are above.",
+        },
         Step {
             name: "lab perf",
             work: Work::Cargo(perf.into_file(report::path(workspace))),

@@ -9,10 +9,14 @@
     reason = "results go to stdout, errors to stderr: this is the command"
 )]
 
+mod demo;
 mod lab;
 mod net;
+mod opposite;
 mod overlay;
 mod peer_command;
+mod perf;
+mod soak;
 mod status;
 mod stop;
 mod trace;
@@ -32,6 +36,7 @@ use tracing_subscriber::EnvFilter;
     arg_required_else_help = true,
     after_help = "\
 Examples:
+  isthmus demo                                           two hosts in one process, then in two: no QEMU
   isthmus lab perf                                       two stock guests on a twin: link, ping, ntb_perf, iperf3
   isthmus twin --port-a /tmp/a.sock --port-b /tmp/b.sock   serve a twin to your own QEMUs
 
@@ -44,12 +49,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Arguments),
     Lab(lab::Arguments),
+    Perf(perf::Arguments),
     Twin(twin_command::Arguments),
     Trace(trace::Arguments),
     Status(status::Arguments),
     Peer(peer_command::Arguments),
     Net(net::Arguments),
+    Soak(soak::Arguments),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  isthmus completions bash > ~/.local/share/bash-completion/completions/isthmus"
@@ -70,7 +78,10 @@ enum Outcome {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("ISTHMUS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // Where a twin is a means, its comings and goings are no news.
+    let level =
+        if matches!(arguments.command, Command::Demo(_) | Command::Perf(_)) { "warn" } else { "info" };
+    let filter = EnvFilter::try_from_env("ISTHMUS_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -78,12 +89,15 @@ fn main() -> ExitCode {
         .with_target(false)
         .init();
     let result = match arguments.command {
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Lab(arguments) => lab::run(arguments),
+        Command::Perf(arguments) => perf::run(&arguments),
         Command::Twin(arguments) => twin_command::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Peer(arguments) => peer_command::run(&arguments),
         Command::Net(arguments) => net::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "isthmus", &mut std::io::stdout());
             Ok(Outcome::Done)

@@ -1,13 +1,18 @@
-//! SIGTERM and SIGINT as a descriptor to wait on.
+//! Signals as descriptors to wait on.
 
 use std::io;
 use std::os::unix::net::UnixStream;
 
 /// A descriptor that becomes readable when this process should end.
 pub(crate) fn on_signal() -> io::Result<UnixStream> {
-    let (stop, on_signal) = UnixStream::pair()?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::low_level::pipe::register(signal, on_signal.try_clone()?)?;
+    on(&[signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])
+}
+
+/// A descriptor that becomes readable with each of these signals, by one byte.
+pub(crate) fn on(signals: &[i32]) -> io::Result<UnixStream> {
+    let (reader, writer) = UnixStream::pair()?;
+    for signal in signals {
+        signal_hook::low_level::pipe::register(*signal, writer.try_clone()?)?;
     }
-    Ok(stop)
+    Ok(reader)
 }

@@ -41,3 +41,8 @@ fn they_run_with_small_frames_segments_and_several_queues() {
 fn they_run_over_the_published_framework() {
     example(&["--mtu", "9000", "--", "--profile", "paper", "--offload", "none"]);
 }
+
+#[test]
+fn they_run_over_linux_frames() {
+    example(&["--", "--linux"]);
+}

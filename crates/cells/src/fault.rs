@@ -38,15 +38,15 @@ pub enum Fault {
         /// Cells in the ring.
         cells: u32,
     },
-    /// paper: entry or exit moved over cells that it cannot have passed.
-    #[error("the peer's {which} offset moved from {from} to {to}, past what it can have reached")]
-    OffsetBackwards {
-        /// `entry` or `exit`.
-        which: &'static str,
+    /// paper: the exit offset moved over cells that were never filled.
+    #[error("the peer's exit offset moved from {from} to {to}, past the entry offset at {entry}")]
+    ExitPastEntry {
         /// Before.
         from: u32,
         /// As found.
         to: u32,
+        /// How far this side has filled the ring.
+        entry: u32,
     },
     /// fast: the peer says it has taken cells that were never sent.
     #[error("the peer says it has taken {claimed} cells of {sent} that were sent")]

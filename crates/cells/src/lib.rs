@@ -44,7 +44,7 @@
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
-    not(test),
+    not(any(test, feature = "fuzzing")),
     deny(
         clippy::unwrap_used,
         clippy::expect_used,
@@ -62,6 +62,8 @@ mod directory;
 mod fast;
 mod fault;
 mod flow;
+#[cfg(all(any(test, feature = "fuzzing"), not(loom)))]
+pub mod fuzzing;
 mod header;
 mod layout;
 mod link;
@@ -71,6 +73,7 @@ mod loom_tests;
 mod model_tests;
 mod order;
 mod paper;
+mod placement;
 mod region;
 #[cfg(all(test, not(loom)))]
 mod transcripts;

@@ -64,7 +64,7 @@ impl<O: Window, I: Memory> Sender<O, I> {
         // Pairs with MoveExit.
         let exit = checked("exit", window.load_u32(at, acquire(Site::SeeExit))?, cells)?;
         if distance(cells, self.exit, exit) > distance(cells, self.exit, self.entry) {
-            return Err(Fault::OffsetBackwards { which: "exit", from: self.exit, to: exit });
+            return Err(Fault::ExitPastEntry { from: self.exit, to: exit, entry: self.entry });
         }
         self.exit = exit;
         let full = distance(cells, exit, self.entry);
@@ -173,9 +173,7 @@ impl<O: Window, I: Memory> Receiver<O, I> {
         let at = self.ends.mine.wrapping_add(RING).wrapping_add(ENTRY);
         // Pairs with MoveEntry.
         let entry = checked("entry", self.ends.own.load_u32(at, acquire(Site::SeeEntry))?, cells)?;
-        if distance(cells, self.exit, entry) < distance(cells, self.exit, self.entry) {
-            return Err(Fault::OffsetBackwards { which: "entry", from: self.entry, to: entry });
-        }
+        // Read when the ring was empty, so every position is ahead: what lies before it shows in the headers.
         self.entry = entry;
         Ok(())
     }

@@ -140,7 +140,7 @@ fn fast_a_frame_and_its_headers() {
     // Sequence 1, 2040 bytes, one more to come, first; then sequence 2, 5 bytes, the last.
     assert_eq!(world.bytes_of_b(B_RING, 8), [1, 0, 0, 0, 0xF8, 0x07, 1, 0x40]);
     assert_eq!(world.bytes_of_b(B_RING + 8, 2040), frame[..2040]);
-    assert_eq!(world.bytes_of_b(B_RING + 2048, 8), [2, 0, 0, 0, 5, 0, 0, 0]);
+    assert_eq!(world.bytes_of_b(B_RING + 2112, 8), [2, 0, 0, 0, 5, 0, 0, 0]);
     assert_eq!(receive.try_receive().unwrap(), Some(&frame[..]));
     let credit = || world.a_memory.load_u64(DIRECTORY_BYTES + CREDIT, LoadOrder::Relaxed).unwrap();
     assert_eq!(credit(), 2, "told while it was fetched: a quarter of the ring is one cell");
@@ -175,11 +175,11 @@ fn fast_a_frame_is_fetched_as_it_comes() {
     let ((mut send, _), (_, mut receive)) = world.up(&fast(4));
     send.try_send(&pattern(3 * 2040)).unwrap();
     // As if the third cell were still on its way.
-    let third = world.bytes_of_b(B_RING + 4096, 8);
-    world.b_memory.store_u64(B_RING + 4096, 0, StoreOrder::Relaxed).unwrap();
+    let third = world.bytes_of_b(B_RING + 4224, 8);
+    world.b_memory.store_u64(B_RING + 4224, 0, StoreOrder::Relaxed).unwrap();
     assert_eq!(receive.try_receive().unwrap(), None);
     let third = u64::from_le_bytes(third.try_into().unwrap());
-    world.b_memory.store_u64(B_RING + 4096, third, StoreOrder::Release).unwrap();
+    world.b_memory.store_u64(B_RING + 4224, third, StoreOrder::Release).unwrap();
     assert_eq!(receive.try_receive().unwrap(), Some(&pattern(3 * 2040)[..]));
 }
 
@@ -524,6 +524,27 @@ fn sleepers_are_woken_and_nothing_is_lost() {
         assert!(received.sleeps > 0 && send.counters().rings > 0, "{received:?} {:?}", send.counters());
         drop((a_receive, b_send));
     }
+}
+
+#[test]
+fn both_sides_measure_how_far_the_other_is() {
+    let world = World::new();
+    let setup = Setup { measure: true, ..fast(16) };
+    let (a, b) =
+        (world.a.open_as("x", setup.clone(), 1).unwrap(), world.b.open_as("x", setup.clone(), 2).unwrap());
+    let peer = std::thread::spawn(move || b.wait(Duration::from_secs(10)).unwrap());
+    let a = a.wait(Duration::from_secs(10)).unwrap();
+    let b = peer.join().unwrap();
+    // A machine that does not run both sides within half a second has measured nothing, and they talk all the same.
+    let ((mut a_send, _), (_, mut b_receive)) = (a.split(), b.split());
+    a_send.try_send(b"x").unwrap();
+    assert_eq!(b_receive.try_receive().unwrap(), Some(&b"x"[..]));
+
+    // One that does not want to is not waited for.
+    drop((a_send, b_receive));
+    let (mut a, _b) = world.channels(&setup, &fast(16), (3, 4));
+    a.measure(Duration::from_secs(60)).unwrap();
+    assert_eq!(a.round_trip(), None);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //!                                                 ├── Twin    `isthmus twin`, its control socket
 //!                                                 └── Guest×2 QEMU, console, channel ◀── virtio-serial ──▶ agent
 //!  Pair ──▶ perf::measure ──▶ Report          Pair ──▶ selftest::run ──▶ Report
+//!  Plan ──▶ opposite::run: one guest, and a process at the other port
 //!  Pair or a lab that is up ──▶ Access ──▶ run, terminal
 //! ```
 //!
@@ -27,6 +28,7 @@ pub mod health;
 pub mod initrd;
 pub mod interrupt;
 mod kvm;
+pub mod opposite;
 pub mod options;
 pub mod pair;
 pub mod perf;

@@ -260,12 +260,8 @@ impl FrameLink for CellsLink {
         match ends.sender.stage(frame) {
             Ok(()) => Sent::Taken,
             Err(SendError::Full { .. }) => Sent::Full,
-            Err(SendError::TooLong { bytes, longest }) => {
-                // The greeting made sure of the contrary, so the peer's ring is another one now.
-                tracing::warn!(bytes, longest, "the channel does not take what was agreed");
-                self.fail(Fault::Closed);
-                Sent::Down
-            }
+            // The greeting made sure of the contrary.
+            Err(SendError::TooLong { .. }) => Sent::TooLong,
             Err(SendError::Failed(fault)) => {
                 self.fail(fault);
                 Sent::Down

@@ -100,6 +100,8 @@ pub enum Sent {
     Full,
     /// The link is down: offer it again when it is up.
     Down,
+    /// No frame of this length will ever be taken.
+    TooLong,
 }
 
 /// What a sleeper waits for.

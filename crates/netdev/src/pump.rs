@@ -201,6 +201,10 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
                     self.held = Some(bytes);
                     break;
                 }
+                Sent::TooLong => {
+                    self.held = None;
+                    self.counters.tx_unfit.add(1);
+                }
             }
         }
         Ok(moved)

@@ -1,6 +1,7 @@
 //! Device addresses for memory and BARs, where this process is what firmware and an IOMMU are to a kernel.
 
 use crate::{BarIndex, DeviceAddress, FunctionError, PciFunction};
+use ntb_spec::config;
 use ntb_spec::function::BAR;
 use std::collections::BTreeMap;
 
@@ -12,6 +13,8 @@ const END: u64 = 1 << 39;
 const BARS: u64 = 1 << 40;
 /// From one BAR to the next, more than the largest window.
 const BAR_STRIDE: u64 = 1 << 32;
+/// From one function's BARs to those of a function of another kind: a host has an NTB and a DMA engine.
+const FUNCTION_STRIDE: u64 = 1 << 36;
 
 /// Which addresses are given away.
 #[derive(Debug, Default)]
@@ -59,12 +62,16 @@ impl AddressSpace {
 /// # Errors
 /// When configuration space cannot be written.
 pub fn place_bars(function: &dyn PciFunction) -> Result<(), FunctionError> {
+    let mut device = [0; 2];
+    function.config_read(2, &mut device)?;
+    let is_ntb = u16::from_le_bytes(device) == config::DEVICE;
+    let first = if is_ntb { BARS } else { BARS.saturating_add(FUNCTION_STRIDE) };
     for (nth, bar) in [BarIndex(0), BarIndex(2), BarIndex(4)].into_iter().enumerate() {
         if function.bar_bytes(bar)? == 0 {
             continue;
         }
         let nth = u64::try_from(nth).unwrap_or_default();
-        let address = BARS.saturating_add(BAR_STRIDE.saturating_mul(nth));
+        let address = first.saturating_add(BAR_STRIDE.saturating_mul(nth));
         function.config_write(bar_offset(bar), &address.to_le_bytes())?;
     }
     Ok(())

@@ -54,8 +54,11 @@
 )]
 
 pub mod addresses;
+#[cfg(feature = "tokio")]
+mod async_events;
 mod bridge;
 pub mod conformance;
+pub mod dma;
 mod error;
 mod events;
 mod function;
@@ -66,6 +69,8 @@ mod vfio_user;
 mod window;
 
 pub use self::vfio_user::VfioUser;
+#[cfg(feature = "tokio")]
+pub use async_events::AsyncEvents;
 pub use bridge::{Bridge, DoorbellTarget, Link, Port, Speed, Width, WindowAlign};
 pub use error::{BridgeError, OpenError};
 pub use events::Events;

@@ -40,6 +40,7 @@ impl LinkGeneration {
 pub struct Outbound {
     way: Way,
     bytes: usize,
+    address: Option<DeviceAddress>,
     link: Arc<LinkGeneration>,
     generation: u64,
 }
@@ -53,7 +54,7 @@ enum Way {
 impl Outbound {
     pub(crate) fn mapped(memory: Arc<Mapped>, link: Arc<LinkGeneration>) -> Self {
         let (bytes, generation) = (Window::bytes(&*memory), link.now());
-        Self { way: Way::Mapped(memory), bytes, link, generation }
+        Self { way: Way::Mapped(memory), bytes, address: None, link, generation }
     }
 
     pub(crate) fn messaged(
@@ -63,7 +64,18 @@ impl Outbound {
         link: Arc<LinkGeneration>,
     ) -> Self {
         let generation = link.now();
-        Self { way: Way::Messaged(function, bar), bytes, link, generation }
+        Self { way: Way::Messaged(function, bar), bytes, address: None, link, generation }
+    }
+
+    /// The same window, which devices of this host find at an address.
+    pub(crate) fn at(self, address: DeviceAddress) -> Self {
+        Self { address: Some(address), ..self }
+    }
+
+    /// Where a DMA engine of this host finds the window.
+    #[must_use]
+    pub fn address(&self) -> Option<DeviceAddress> {
+        self.address
     }
 
     /// The memory of a mapped window, for atomics and for loops that check [`is_current`](Self::is_current) themselves.

@@ -1,5 +1,6 @@
 //! A device that answers anything: the driver neither panics nor hangs.
 
+use ntb::dma::{DmaCopy, DmaEngine, DmaTarget, Ioat};
 use ntb::{
     BarIndex, BarMapping, Bridge, DeviceAddress, DmaMemory, FunctionError, Gen3, Inbound, Mapped, Memory,
     MessageQueue, Outbound, PciFunction, Registrar, Speed, StoreOrder, Width, Window,
@@ -17,6 +18,8 @@ struct Hostile {
     state: Mutex<State>,
     /// One answer in so many is true, so that the driver comes further: 1 is always.
     honesty: u8,
+    /// It passes for a DMA engine.
+    engine: bool,
 }
 
 #[derive(Debug)]
@@ -24,6 +27,8 @@ struct State {
     tape: Vec<u8>,
     at: usize,
     eventfds: Vec<OwnedFd>,
+    /// What was given to an engine: its ring first.
+    memories: Vec<DmaMemory>,
 }
 
 impl Hostile {
@@ -76,6 +81,7 @@ impl PciFunction for Hostile {
         out.fill_with(|| self.byte());
         if self.is_honest() {
             let truth: &[u8] = match offset {
+                0 if self.engine => &[0x86, 0x80, 0x21, 0x20],
                 0 => &[0x86, 0x80, 0x1C, 0x20],
                 config::PPD => &[0x11],
                 _ => &[],
@@ -102,6 +108,15 @@ impl PciFunction for Hostile {
     fn bar_read(&self, _bar: BarIndex, offset: u64, out: &mut [u8]) -> Result<(), FunctionError> {
         self.fails()?;
         out.fill_with(|| self.byte());
+        if self.engine && self.is_honest() && out.len() == 1 {
+            // Channels, most bytes, and then that a channel is quiet.
+            out.fill(match offset {
+                0 => 4,
+                1 => 20,
+                _ => 0,
+            });
+            return Ok(());
+        }
         if self.is_honest() && offset == u64::from(messages::BASE) {
             out.copy_from_slice(&messages::CAPABILITY.to_le_bytes());
         }
@@ -113,8 +128,18 @@ impl PciFunction for Hostile {
         Ok(())
     }
 
+    /// An engine writes completions whenever it is told anything: of its own descriptors, or of anything.
     fn bar_write(&self, _bar: BarIndex, _offset: u64, _data: &[u8]) -> Result<(), FunctionError> {
-        self.fails()
+        self.fails()?;
+        let (number, honest) = (self.number(), self.is_honest());
+        let state = self.state.lock().unwrap();
+        if let [ring, rest @ ..] = state.memories.as_slice() {
+            let own = ring.address().0.wrapping_add(number % 1024 * 64) & !0x3F | number >> 60 & 3;
+            for memory in rest {
+                memory.store_u64(0, if honest { own } else { number }, StoreOrder::Release).unwrap();
+            }
+        }
+        Ok(())
     }
 
     fn bar_map(&self, _bar: BarIndex) -> Result<Option<BarMapping>, FunctionError> {
@@ -127,9 +152,14 @@ impl PciFunction for Hostile {
 
     fn dma_allocate(&self, bytes: u64, _align_bytes: u64) -> Result<DmaMemory, FunctionError> {
         self.fails()?;
-        // Less than was asked for, anywhere.
-        let _ = bytes;
-        Ok(DmaMemory::new(memory(4096), DeviceAddress(self.number()), Arc::new(Forgetful)))
+        // Often less than was asked for, and anywhere.
+        let bytes = if self.engine && self.is_honest() { bytes.clamp(64, 1 << 20) } else { 4096 };
+        let memory = DmaMemory::new(memory(bytes), DeviceAddress(self.number()), Arc::new(Forgetful));
+        let mut state = self.state.lock().unwrap();
+        if self.engine && state.memories.len() < 8 {
+            state.memories.push(memory.clone());
+        }
+        Ok(memory)
     }
 
     fn enable_vectors(&self, eventfds: &[BorrowedFd<'_>]) -> Result<(), FunctionError> {
@@ -205,8 +235,8 @@ proptest! {
         script in prop::collection::vec((any::<u8>(), any::<u64>()), 0..60),
     ) {
         let began = Instant::now();
-        let state = Mutex::new(State { tape, at: 0, eventfds: Vec::new() });
-        let device = Arc::new(Hostile { state, honesty });
+        let state = Mutex::new(State { tape, at: 0, eventfds: Vec::new(), memories: Vec::new() });
+        let device = Arc::new(Hostile { state, honesty, engine: false });
         for _ in 0..8 {
             let function: Arc<dyn PciFunction> = Arc::clone(&device) as Arc<dyn PciFunction>;
             let Ok(bridge) = Gen3::open(function) else { continue };
@@ -220,12 +250,40 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nor_does_an_engine(
+        tape in prop::collection::vec(any::<u8>(), 16..400),
+        honesty in 1_u8..3,
+        numbers in prop::collection::vec(any::<u64>(), 0..20),
+    ) {
+        let state = Mutex::new(State { tape, at: 0, eventfds: Vec::new(), memories: Vec::new() });
+        let device: Arc<dyn PciFunction> = Arc::new(Hostile { state, honesty, engine: true });
+        for _ in 0..8 {
+            let Ok(mut engine) = Ioat::open(Arc::clone(&device), 1) else { continue };
+            for number in &numbers {
+                let Ok(memory) = engine.allocate(4096) else { continue };
+                let bytes = usize::try_from(number % 5000).unwrap();
+                let copy =
+                    DmaCopy { from: memory.clone(), from_at: 0, to: DmaTarget::Memory(memory), to_at: 0, bytes };
+                tried(engine.copy(copy, Some(Box::new(tried))));
+                if number % 3 == 0 {
+                    engine.fence();
+                }
+                tried((engine.poll(), engine.finish(Duration::from_micros(number % 500))));
+            }
+        }
+    }
+}
+
 #[test]
 fn it_is_opened_often_enough_to_test_anything() {
     let opened = (1_u8..=200).filter(|seed| {
         let tape = (0..97_u8).map(|at| at.wrapping_mul(*seed).wrapping_add(*seed) | 0x10).collect();
-        let state = Mutex::new(State { tape, at: 0, eventfds: Vec::new() });
-        Gen3::open(Arc::new(Hostile { state, honesty: 1 })).is_ok()
+        let state = Mutex::new(State { tape, at: 0, eventfds: Vec::new(), memories: Vec::new() });
+        Gen3::open(Arc::new(Hostile { state, honesty: 1, engine: false })).is_ok()
     });
     let opened = opened.count();
     assert!(opened >= 50, "{opened} of 200");

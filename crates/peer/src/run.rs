@@ -238,8 +238,14 @@ impl<'a> Peer<'a> {
 
     fn turn(&mut self) -> Result<(), PeerError> {
         let notices = self.endpoint.advance()?;
+        // The link comes before what was said over it.
+        let (link, rest): (Vec<_>, Vec<_>) =
+            notices.into_iter().partition(|notice| matches!(notice, Notice::Link(_)));
+        for notice in link {
+            self.heed(&notice);
+        }
         self.show_words();
-        for notice in notices {
+        for notice in rest {
             self.heed(&notice);
         }
         self.check_patience()?;

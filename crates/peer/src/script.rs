@@ -20,7 +20,7 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum BadScript {
     /// Not TOML, or a word that there is not.
-    #[error("{0}")]
+    #[error(transparent)]
     Toml(#[from] toml::de::Error),
     /// A rule that says too little, or what cannot be.
     #[error("rule {number}: {what}")]

@@ -10,7 +10,7 @@
 /// | [`Words`](Self::Words) | volatile 8-byte words | up to two cache lines |
 /// | [`Vector`](Self::Vector) | 32-byte AVX2 loads and stores | a few lines; all larger copies where `rep movsb` is slow |
 /// | [`Rep`](Self::Rep) | `rep movsb` | from 512 bytes on processors that have it fast (ERMS) |
-/// | [`Stream`](Self::Stream) | non-temporal stores (AVX2, else SSE2) | a peer on another die, write-combined windows |
+/// | [`Stream`](Self::Stream) | non-temporal stores (AVX2, else SSE2) | write-combined windows; a peer on another die where `rep movsb` is slow |
 ///
 /// A routine that this processor has not got falls back to one that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ fn fast_rep() -> bool {
 /// # Safety
 /// `from` is valid for reads of `out.len()` bytes; others may write them meanwhile.
 pub(crate) unsafe fn copy_out(routine: Routine, from: *const u8, out: &mut [u8]) {
-    let copied = if out.len() <= WORD {
+    let copied = if out.len() <= WORD || routine == Routine::Words {
         0
     } else {
         let routine = if routine == Routine::Stream { Routine::Vector } else { routine };
@@ -84,7 +84,7 @@ pub(crate) unsafe fn copy_in(routine: Routine, to: *mut u8, data: &[u8]) {
     unsafe { words_in(to, before) };
     // SAFETY: `lead` <= the length of the range.
     let to = unsafe { to.add(lead) };
-    let copied = if data.len() <= WORD {
+    let copied = if data.len() <= WORD || routine == Routine::Words {
         0
     } else {
         // SAFETY: `to` by the caller, `data` is ours; they do not overlap, since private memory is not shared.

@@ -41,6 +41,7 @@ mod heap;
 mod heap;
 mod inherit;
 mod mapping;
+mod plain;
 mod raw;
 mod transfer;
 mod window;
@@ -51,6 +52,7 @@ pub use file::{SharedFile, Unfit};
 pub use heap::Heap;
 pub use inherit::{NotInherited, take_inherited};
 pub use mapping::{Access, MapError, Mapping, OutOfBounds};
+pub use plain::Plain;
 pub use transfer::{fill, transfer};
 pub use window::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
 

@@ -99,9 +99,9 @@ pub(crate) struct Unreachable;
 /// As many as the `max_dma_maps` that QEMU states.
 pub(crate) const MAX_SECTIONS: usize = 65535;
 
-/// How many of them may be mapped here. A process has 65530 mappings (`vm.max_map_count`) for both hosts, its
-/// libraries and its heap: a host that used them up would leave none to the other.
-pub(crate) const MAX_MAPPINGS: usize = 16384;
+/// How many of them may be mapped here. A process has 65530 mappings (`vm.max_map_count`) for both hosts and their DMA
+/// engines, each of which has its own, for its libraries and its heap: a host that used them up would leave none to the other.
+pub(crate) const MAX_MAPPINGS: usize = 12288;
 
 /// Files that are kept open for a host. A guest has one, or one a NUMA node.
 const MAX_FILES: usize = 64;

@@ -183,6 +183,9 @@ impl PerfArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct TestArguments {
+    /// One guest, and opposite it a process (isthmus peer linux): frames both ways, and the process comes and goes
+    #[arg(long, conflicts_with = "repeat")]
+    pub(super) peer: bool,
     /// Both kernels, every fault ten times, large sizes
     #[arg(long)]
     pub(super) full: bool,

@@ -4,12 +4,16 @@ use super::arguments::{Common, Kernel, TestArguments};
 use super::progress::Progress;
 use super::start::{boot, start};
 use crate::Outcome;
+use ::lab::opposite;
 use ::lab::selftest::{self, Extent, Report};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::json;
 
 /// Every mode that was asked for, each with every kernel.
 pub(super) fn run(arguments: &TestArguments) -> anyhow::Result<Outcome> {
+    if arguments.peer {
+        return run_opposite(arguments);
+    }
     let mut extent = if arguments.full { Extent::FULL } else { Extent::QUICK };
     extent.repeats = arguments.repeat.unwrap_or(extent.repeats);
     let common = &arguments.common;
@@ -46,4 +50,42 @@ fn test(common: &Common, extent: Extent) -> anyhow::Result<Option<Report>> {
     pair.finish()?;
     progress.finish();
     Ok(Some(report))
+}
+
+/// One guest and a process: every mode that was asked for and that stock drivers can receive by, each with every kernel.
+fn run_opposite(arguments: &TestArguments) -> anyhow::Result<Outcome> {
+    let extent = if arguments.full { opposite::Extent::FULL } else { opposite::Extent::QUICK };
+    let common = &arguments.common;
+    let kernels = if arguments.full { vec![Kernel::V6_12, Kernel::V6_1] } else { vec![common.kernel] };
+    let mut reports = Vec::new();
+    let windows = common.window.each();
+    let several = windows.len() > 1;
+    for window in windows {
+        for &kernel in &kernels {
+            let one = Common { window, kernel, ..common.clone() };
+            let options = one.options()?;
+            if !options.windows.reach_ram() && several {
+                continue;
+            }
+            if !options.windows.reach_ram() {
+                bail!(
+                    "windows {}: stock drivers do not look there; choose trap, alias or direct",
+                    options.windows
+                );
+            }
+            let Some((plan, directory)) = start(&one, options)? else { continue };
+            let progress = Progress::new("test --peer");
+            progress.tell(&format!("booting a guest, windows {}", plan.options.windows));
+            let report = opposite::run(plan, &directory, extent, &mut |what| progress.tell(what))?;
+            progress.finish();
+            if !common.json {
+                print!("{report}");
+            }
+            reports.push(report);
+        }
+    }
+    if common.json && !common.dry_run {
+        println!("{}", json!({"full": arguments.full, "runs": reports}));
+    }
+    Ok(Outcome::Done)
 }

@@ -10,8 +10,7 @@ mod report;
 mod service;
 
 pub(crate) use metrics::ask;
-use report::Report;
-pub(crate) use report::show;
+pub(crate) use report::{Report, show};
 
 use crate::Outcome;
 use anyhow::Context;
@@ -31,7 +30,7 @@ Example, two hosts on one machine (examples/two-namespaces.sh does all of it):
   isthmus net --port /tmp/b.sock --control /tmp/twin.sock --tap ntb0 --addr 10.9.0.2/24 --netns /run/netns/b &
   ip netns exec a ping 10.9.0.2
 
-It runs in the foreground until SIGTERM or SIGINT, says on stdout and to systemd (NOTIFY_SOCKET) when the interface is there, and
+SIGUSR1 takes the link down and up again. It runs in the foreground until SIGTERM or SIGINT, says on stdout and to systemd (NOTIFY_SOCKET) when the interface is there, and
 prints its counters when it ends. The interface has a carrier while the link is up. It takes CAP_NET_ADMIN, or a TAP
 that was made for this user.")]
 pub(crate) struct Arguments {
@@ -60,6 +59,10 @@ pub(crate) struct Arguments {
     /// The framework under it: `fast`, or `paper` as published; the same at both ends
     #[arg(long, default_value = "fast")]
     profile: Profile,
+    /// Speak Linux's ntb_transport, to a stock guest whose ntb_netdev is at the far end: bare frames, no offload, an MTU of at
+    /// most 65510, which is not agreed
+    #[arg(long, conflicts_with_all = ["profile", "offload", "queues"])]
+    linux: bool,
     /// Queues of the interface, with a thread and a channel each; the same at both ends
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=31))]
     queues: u16,
@@ -158,7 +161,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             )
         })?;
     }
-    service::run(arguments, stop)
+    let flap = crate::stop::on(&[signal_hook::consts::SIGUSR1]).context("SIGUSR1 cannot be watched")?;
+    service::run(arguments, &stop, &flap)
 }
 
 #[cfg(test)]

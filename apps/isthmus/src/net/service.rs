@@ -6,15 +6,15 @@ use super::{Address, Arguments};
 use crate::Outcome;
 use anyhow::{Context, anyhow};
 use netdev::{
-    Counters, FrameLink, Interface, MacAddress, Offer, PortOptions, Pump, QueueWatcher, Tap, TapOptions,
-    TapQueue, open_cells,
+    Counters, FrameLink, Interface, LINUX_MTU_MAX, LinuxLink, MacAddress, Offer, PortOptions, Pump,
+    QueueWatcher, Tap, TapOptions, TapQueue, open_cells,
 };
-use ntb::{Bridge, Gen3, VfioUser};
+use ntb::{Bridge, Gen3, Speed, VfioUser, Width};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use sd_notify::NotifyState;
 use serde_json::json;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -27,23 +27,25 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often the metrics file is written.
 const FILE_PERIOD: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-pub(super) fn run(arguments: &Arguments, stop: UnixStream) -> anyhow::Result<Outcome> {
+pub(super) fn run(arguments: &Arguments, stop: &UnixStream, flap: &UnixStream) -> anyhow::Result<Outcome> {
     let mac = arguments.mac.unwrap_or_else(MacAddress::random);
     let outlet = arguments.metrics.as_ref().map(Outlet::open).transpose()?;
+    let mtu = if arguments.linux { arguments.mtu.min(LINUX_MTU_MAX) } else { arguments.mtu };
     // First the interface, which fails most often, then the port, which the peer sees.
     let (tap, queues) = Tap::open(&TapOptions {
         name: arguments.tap.clone(),
         mac,
-        mtu: arguments.mtu,
+        mtu,
         address: arguments.addr.map(|Address { host, prefix }| (host, prefix)),
         queues: arguments.queues.into(),
         queue_frames: arguments.queue_frames,
     })?;
     let bridge = attach(&arguments.port, arguments.control.as_deref())?;
-    let offer =
-        Offer { mac, mtu: arguments.mtu, offload: arguments.offload.into(), queues: arguments.queues };
-    let options = PortOptions { offer, profile: arguments.profile.into(), heartbeat: HEARTBEAT };
-    let links = open_cells(bridge, &options)?;
+    let links = links(
+        &bridge,
+        arguments,
+        Offer { mac, mtu, offload: arguments.offload.into(), queues: arguments.queues },
+    )?;
     let (interface, watchers) = Interface::new(tap, queues.len());
     let patience = Duration::from_micros(arguments.poll_us);
     let pumps = Pumps::start(queues, links, watchers, patience)?;
@@ -54,7 +56,8 @@ pub(super) fn run(arguments: &Arguments, stop: UnixStream) -> anyhow::Result<Out
         Report::of(&identity, &interface, &counts)
     };
     announce(arguments, &report())?;
-    let ended = wait(&stop, &pumps.ended, outlet.as_ref(), report);
+    let told = Told { stop, ended: &pumps.ended, flap };
+    let ended = wait(&told, &*bridge, outlet.as_ref(), report);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let last = report();
     let joined = pumps.stop();
@@ -73,6 +76,20 @@ fn attach(port: &Path, control: Option<&Path>) -> anyhow::Result<Arc<dyn Bridge>
     Ok(Arc::new(bridge))
 }
 
+/// A link for each queue.
+fn links(
+    bridge: &Arc<dyn Bridge>,
+    arguments: &Arguments,
+    offer: Offer,
+) -> anyhow::Result<Vec<Box<dyn FrameLink>>> {
+    if arguments.linux {
+        return Ok(vec![Box::new(LinuxLink::open(Arc::clone(bridge), &offer)?)]);
+    }
+    let options = PortOptions { offer, profile: arguments.profile.into(), heartbeat: HEARTBEAT };
+    let links = open_cells(Arc::clone(bridge), &options)?;
+    Ok(links.into_iter().map(|link| Box::new(link) as Box<dyn FrameLink>).collect())
+}
+
 /// The threads.
 struct Pumps {
     counters: Vec<Arc<Counters>>,
@@ -84,9 +101,9 @@ struct Pumps {
 }
 
 impl Pumps {
-    fn start<L: FrameLink + 'static>(
+    fn start(
         queues: Vec<TapQueue>,
-        links: Vec<L>,
+        links: Vec<Box<dyn FrameLink>>,
         watchers: Vec<QueueWatcher>,
         patience: Duration,
     ) -> anyhow::Result<Self> {
@@ -154,16 +171,31 @@ fn say(text: &str) {
     }
 }
 
+/// Who tells the service what to do.
+struct Told<'a> {
+    /// A signal says to end.
+    stop: &'a UnixStream,
+    /// A queue has ended.
+    ended: &'a OwnedFd,
+    /// A signal says to take the link down and up again.
+    flap: &'a UnixStream,
+}
+
 /// Until a signal comes, or a queue has ended.
 fn wait(
-    stop: &UnixStream,
-    ended: &OwnedFd,
+    told: &Told<'_>,
+    bridge: &dyn Bridge,
     outlet: Option<&Outlet>,
     report: impl Fn() -> Report,
 ) -> anyhow::Result<()> {
     loop {
-        let mut waited_for = vec![PollFd::new(stop, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
+        let Told { stop, ended, mut flap } = *told;
         let listener = outlet.and_then(Outlet::listener);
+        let mut waited_for = vec![
+            PollFd::new(stop, PollFlags::IN),
+            PollFd::new(ended, PollFlags::IN),
+            PollFd::new(flap, PollFlags::IN),
+        ];
         waited_for.extend(listener.map(|listener| PollFd::from_borrowed_fd(listener, PollFlags::IN)));
         let period = (outlet.is_some() && listener.is_none()).then_some(&FILE_PERIOD);
         match poll(&mut waited_for, period) {
@@ -171,11 +203,19 @@ fn wait(
             Err(errno) => return Err(errno).context("waiting failed"),
         }
         let ready: Vec<bool> = waited_for.iter().map(|fd| !fd.revents().is_empty()).collect();
-        if matches!(ready.as_slice(), [stop, ended, ..] if *stop || *ended) {
+        let is_ready = |at: usize| ready.get(at).copied().unwrap_or_default();
+        if is_ready(0) || is_ready(1) {
             return Ok(());
         }
+        if is_ready(2) {
+            // One byte for each signal.
+            let _ = flap.read(&mut [0]);
+            tracing::info!("the link is taken down and up again");
+            bridge.link_disable()?;
+            bridge.link_enable(Speed::Auto, Width::Auto)?;
+        }
         if let Some(outlet) = outlet
-            && (listener.is_none() || ready.get(2).copied().unwrap_or_default())
+            && (listener.is_none() || is_ready(3))
         {
             outlet.serve(&report);
         }

@@ -69,6 +69,11 @@ impl Twin {
         self.directory().join(format!("{port}.sock"))
     }
 
+    /// The socket of the DMA engine beside a port.
+    pub(crate) fn engine_socket(&self, port: PortName) -> PathBuf {
+        self.directory().join(format!("dma-{port}.sock"))
+    }
+
     pub(crate) fn status(&mut self) -> Status {
         match self.control.call(&Request::Status) {
             Ok(Reply::Status(status)) => *status,
@@ -136,7 +141,7 @@ impl Twin {
         }
         let status = self.child.wait().unwrap();
         assert_eq!(status.code(), Some(0), "the twin ended with {status}");
-        for name in ["a.sock", "b.sock", "control.sock"] {
+        for name in ["a.sock", "b.sock", "control.sock", "dma-a.sock", "dma-b.sock"] {
             assert!(!self.directory().join(name).exists(), "the twin left {name} behind");
         }
         let log = read_log(self.directory());
@@ -194,8 +199,8 @@ pub(crate) fn twin_command(directory: &Path) -> Command {
 }
 
 /// Runs a twin that is expected not to start: its exit status and what it says.
-pub(crate) fn refused_twin(directory: &Path) -> (ExitStatus, String) {
-    let output = twin_command(directory).output().unwrap();
+pub(crate) fn refused_twin(directory: &Path, options: &[&str]) -> (ExitStatus, String) {
+    let output = twin_command(directory).args(options).output().unwrap();
     (output.status, String::from_utf8(output.stderr).unwrap())
 }
 
@@ -223,6 +228,23 @@ impl Pair {
         let a = Host::start(&twin, PortName::A, Slot::RootPort, Memory::OneFile);
         let b = Host::start(&twin, PortName::B, Slot::RootComplex, Memory::TwoFiles);
         Self { a, b, twin, expected: Vec::new() }
+    }
+
+    /// The same with a DMA engine in each QEMU, the link up and all windows open.
+    pub(crate) fn up_with_engines(options: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let (dma_a, dma_b) = (path("dma-a.sock"), path("dma-b.sock"));
+        let mut all = vec!["--dma-a", &dma_a, "--dma-b", &dma_b];
+        all.extend(options);
+        let twin = Twin::start_in(directory, &all);
+        let a = Host::start_with_engine(&twin, PortName::A, Slot::RootPort, Memory::OneFile);
+        let b = Host::start_with_engine(&twin, PortName::B, Slot::RootComplex, Memory::TwoFiles);
+        let mut pair = Self { a, b, twin, expected: Vec::new() };
+        pair.a.probe();
+        pair.b.probe();
+        pair.bring_link_up();
+        pair
     }
 
     /// The same with the link up and all windows open, each to memory of its own.

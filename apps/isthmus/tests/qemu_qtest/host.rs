@@ -25,6 +25,13 @@ pub(crate) struct Place {
     device: u64,
 }
 
+impl Place {
+    /// A function directly on the root complex.
+    pub(crate) const fn on_root_complex(device: u64) -> Self {
+        Self { bus: 0, device }
+    }
+}
+
 /// Where configuration space is mapped (q35's PCIEXBAR).
 const MMCONFIG: u64 = 0xE000_0000;
 /// Where a root port is plugged in.
@@ -66,13 +73,23 @@ pub(crate) fn device(socket: &Path, slot: Slot) -> String {
 impl Host {
     /// Attaches a QEMU to a port.
     pub(crate) fn start(twin: &Twin, port: PortName, slot: Slot, memory: Memory) -> Self {
-        let arguments = [
-            "-device",
-            "pcie-root-port,id=rp1,addr=2,chassis=1",
-            "-device",
-            &device(&twin.socket(port), slot),
-        ]
-        .map(str::to_owned);
+        Self::start_with(twin, port, slot, memory, &[])
+    }
+
+    /// The same, and to its DMA engine, which is device 4 of the root complex.
+    pub(crate) fn start_with_engine(twin: &Twin, port: PortName, slot: Slot, memory: Memory) -> Self {
+        let socket = twin.engine_socket(port);
+        let engine = json!({
+            "driver": "vfio-user-pci", "id": "dma", "addr": "4", "socket": {"type": "unix", "path": socket},
+        });
+        Self::start_with(twin, port, slot, memory, &["-device", &engine.to_string()])
+    }
+
+    fn start_with(twin: &Twin, port: PortName, slot: Slot, memory: Memory, more: &[&str]) -> Self {
+        let device = device(&twin.socket(port), slot);
+        let arguments = ["-device", "pcie-root-port,id=rp1,addr=2,chassis=1", "-device", &device];
+        let arguments: Vec<String> =
+            arguments.iter().chain(more).map(|&argument| argument.to_owned()).collect();
         let qemu = Qemu::start(twin.directory(), &port.to_string(), memory, &arguments);
         let mut host = Self { qemu, port, slot, bars: [0; 3], window_bytes: [0; 2] };
         host.map_config_space();

@@ -19,6 +19,7 @@ mod qemu;
 
 mod comings_and_goings;
 mod config_space;
+mod engine;
 mod interrupts;
 mod link;
 mod registers;

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 #[test]
 fn a_twin_without_its_directory_does_not_start() {
     let directory = tempfile::tempdir().unwrap();
-    let (status, said) = refused_twin(&directory.path().join("missing"));
+    let (status, said) = refused_twin(&directory.path().join("missing"), &[]);
     assert_eq!(status.code(), Some(2));
     assert!(said.contains("the directory does not exist; create it first"), "{said}");
     assert!(said.contains("missing"), "it names the directory: {said}");
@@ -15,7 +15,7 @@ fn a_twin_without_its_directory_does_not_start() {
 #[test]
 fn a_second_twin_on_the_same_sockets_does_not_start_and_the_first_goes_on() {
     let mut twin = Twin::start(&[]);
-    let (status, said) = refused_twin(twin.directory());
+    let (status, said) = refused_twin(twin.directory(), &[]);
     assert_eq!(status.code(), Some(2));
     assert!(said.contains("a.sock") && said.contains("in use by a running process"), "{said}");
     assert_eq!(twin.status().ports.len(), 2);
@@ -27,7 +27,7 @@ fn a_file_in_a_sockets_place_is_not_removed() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("b.sock");
     std::fs::write(&file, "precious").unwrap();
-    let (status, said) = refused_twin(directory.path());
+    let (status, said) = refused_twin(directory.path(), &[]);
     assert_eq!(status.code(), Some(2));
     assert!(said.contains("b.sock") && said.contains("is not a socket"), "{said}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");

@@ -70,11 +70,14 @@ impl Bridge for Gen3 {
     fn outbound(&self, window: usize) -> Result<Outbound, BridgeError> {
         let (bar, bytes, mapped) = self.windows.outbound(window)?;
         let link = Arc::clone(&self.link_generation);
-        if let Some(mapped) = mapped {
-            return Ok(Outbound::mapped(Arc::clone(&mapped.memory), link));
-        }
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        Ok(Outbound::messaged(Arc::clone(self.registers.function()), bar, bytes, link))
+        let outbound = match mapped {
+            Some(mapped) => Outbound::mapped(Arc::clone(&mapped.memory), link),
+            None => {
+                let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                Outbound::messaged(Arc::clone(self.registers.function()), bar, bytes, link)
+            }
+        };
+        Ok(outbound.at(self.bar_address(bar)?))
     }
 
     fn inbound(&self, window: usize, bytes: u64) -> Result<Inbound, BridgeError> {

@@ -5,11 +5,12 @@
 //! to the other processor and back. A window counts when its probes agree; figures are compared within one window.
 
 use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Scope;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where two processors stand to each other, by the round trip of one cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +53,8 @@ pub(crate) struct Pair<'scope> {
     jobs: SyncSender<Job<'scope>>,
     done: Receiver<()>,
     lines: Arc<[Line; 3]>,
+    /// Somebody else has had one of the processors meanwhile.
+    disturbed: Arc<AtomicBool>,
 }
 
 /// A cache line and the one that the processor fetches with it.
@@ -62,11 +65,13 @@ pub(crate) struct Line(pub(crate) AtomicU64);
 impl<'scope> Pair<'scope> {
     /// Pins this thread and starts the other one, pinned.
     pub(crate) fn start<'env>(scope: &'scope Scope<'scope, 'env>) -> Self {
-        pin(0);
         let (jobs, to_do) = sync_channel::<Job<'scope>>(1);
         let (finished, done) = sync_channel(1);
         scope.spawn(move || {
             pin(1);
+            if finished.send(()).is_err() {
+                return;
+            }
             for job in to_do {
                 job();
                 if finished.send(()).is_err() {
@@ -74,23 +79,27 @@ impl<'scope> Pair<'scope> {
                 }
             }
         });
-        Self { jobs, done, lines: Arc::default() }
+        // Pinned before it, a thread would inherit the one processor, and wait there while its parent spins.
+        let _it_is_there = done.recv();
+        pin(0);
+        Self { jobs, done, lines: Arc::default(), disturbed: Arc::default() }
     }
 
     /// Runs both at the same time, `there` on the other processor; both begin when both are there.
     pub(crate) fn run<T>(&mut self, here: impl FnOnce() -> T, there: impl FnOnce() + Send + 'scope) -> T {
         let lines = Arc::clone(&self.lines);
+        let disturbed = Arc::clone(&self.disturbed);
         self.jobs
             .send(Box::new(move || {
                 let turn = lines[2].0.fetch_add(1, Ordering::AcqRel) + 1;
                 spin_until(|| lines[2].0.load(Ordering::Acquire) > turn);
-                there();
+                watched(&disturbed, there);
             }))
             .expect("the other thread lives");
         // Odd: the other one is there and waits. Even: it comes.
         spin_until(|| !self.lines[2].0.load(Ordering::Acquire).is_multiple_of(2));
         self.lines[2].0.fetch_add(1, Ordering::AcqRel);
-        let out = here();
+        let out = watched(&self.disturbed, here);
         self.done.recv().expect("the other thread lives");
         out
     }
@@ -98,7 +107,7 @@ impl<'scope> Pair<'scope> {
     /// Nanoseconds for one cache line there and another back: the median of many short runs.
     pub(crate) fn probe(&mut self) -> f64 {
         const RUNS: u64 = 15;
-        const TRIPS: u64 = 600;
+        const TRIPS: u64 = 100;
         for line in &self.lines[..2] {
             line.0.store(0, Ordering::Release);
         }
@@ -129,14 +138,30 @@ impl<'scope> Pair<'scope> {
     }
 
     /// Runs a window between two probes: its class, the round trip of a line, what was measured. None if the
-    /// probes do not agree.
+    /// probes do not agree, or somebody else had a processor meanwhile.
     pub(crate) fn window<T>(&mut self, measure: impl FnOnce(&mut Self) -> T) -> Option<(Class, f64, T)> {
+        self.disturbed.store(false, Ordering::Relaxed);
         let before = self.probe();
         let out = measure(self);
         let after = self.probe();
-        let class = Class::of(before)?;
+        let class = Class::of(before).filter(|_| !self.disturbed.load(Ordering::Relaxed))?;
         (Class::of(after) == Some(class)).then(|| (class, f64::midpoint(before, after), out))
     }
+}
+
+/// Notes it if the thread did not have its processor all the time.
+fn watched<T>(disturbed: &AtomicBool, work: impl FnOnce() -> T) -> T {
+    let cpu = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap_or(0))
+    };
+    let (wall, before) = (Instant::now(), cpu());
+    let out = work();
+    let (had, took) = (cpu() - before, wall.elapsed());
+    if took.saturating_sub(had) > Duration::from_micros(20) + took / 50 {
+        disturbed.store(true, Ordering::Relaxed);
+    }
+    out
 }
 
 /// Waits without giving the processor away.

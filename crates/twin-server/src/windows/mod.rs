@@ -78,8 +78,10 @@ struct Slot {
     given: Option<Arc<SharedFile>>,
     /// The window's own memory in *alias* mode.
     own: Option<Memory>,
+    /// A host that is gone has had that memory, and its process may have it still: the next one gets other memory.
+    own_is_worn: bool,
     actual: View,
-    /// What of the receiver's memory is the window's own, by file.
+    /// What of the receiver's memory it sees as a window's, by file: until it got that back, or is gone.
     replaced: Replaced,
     /// Bus address of what is replaced.
     replaced_at: u64,
@@ -238,8 +240,11 @@ impl Windows {
                 if matches!(slot.busy, Some(Busy { step: Step::Bar(_), .. })) {
                     slot.busy = None;
                 }
+                slot.own_is_worn = slot.own.is_some();
+                slot.renew();
             } else {
                 slot.abandon();
+                slot.replaced = Replaced::default();
             }
         }
         // The next host is none of the last one's business.
@@ -491,7 +496,6 @@ impl Windows {
                 // Nobody knows how far it came, and to try again would go on for ever.
                 slot.own = None;
                 slot.actual.replaced.clear();
-                slot.replaced = Replaced::default();
             }
             verdict.untrusted.push(actor);
             return verdict;
@@ -509,6 +513,7 @@ impl Windows {
             slot.replaced = Replaced::default();
         }
         slot.actual.after(step);
+        slot.renew();
         verdict
     }
 }
@@ -523,9 +528,16 @@ impl Slot {
         }
         if under_way || !self.actual.replaced.is_empty() {
             self.actual.replaced.clear();
-            self.replaced = Replaced::default();
             self.own = None;
         }
+    }
+
+    /// Lets worn memory go as soon as it is nobody's.
+    fn renew(&mut self) {
+        if self.own_is_worn && self.busy.is_none() && self.actual.replaced.is_empty() {
+            self.own = None;
+        }
+        self.own_is_worn &= self.own.is_some();
     }
 
     fn new(mode: WindowMode) -> Self {
@@ -535,6 +547,7 @@ impl Slot {
             attached: None,
             given: None,
             own: None,
+            own_is_worn: false,
             actual: View::CLOSED,
             replaced: Replaced::default(),
             replaced_at: 0,

@@ -16,7 +16,7 @@ impl Windows {
         let Some(slot) = self.slot(tag) else { return (View::CLOSED, 0) };
         let (mode, attached) = (slot.mode, slot.attached == Some(WindowClass::Mapped));
         let untouched = slot.actual.bar == Under::Given && !twin.memory_enabled(side);
-        let own = slot.own.clone();
+        let (own, worn) = (slot.own.clone(), slot.own_is_worn);
         let closed = if untouched { View::GIVEN } else { View::CLOSED };
         let (translation, open) = twin.outbound(side, window);
         let whole = |memory: &Memory, bytes| {
@@ -34,6 +34,8 @@ impl Windows {
                 _ => closed,
             },
             WindowMode::Alias | WindowMode::Direct if open == 0 => closed,
+            // The receiver gets its own memory back first.
+            WindowMode::Alias if worn => closed,
             WindowMode::Alias | WindowMode::Direct => {
                 // Mappings have pages: the last one opens whole.
                 let open = open.next_multiple_of(PAGE);

@@ -1,6 +1,8 @@
 //! Any sequence of operations at both ports: the twin lives, and whoever is attached gets his answers.
 
-use crate::house::{Host, House, RAM_AT, Ram, ram_map};
+use crate::engine::{BAR0, BAR2, BAR4, Engine, RING, TELL};
+use crate::house::{Host, House, RAM_AT, RAM_BYTES, Ram, ram_map};
+use ntb_spec::ioat::Descriptor;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use rustix::fs::MemfdFlags;
@@ -26,6 +28,69 @@ enum Step {
     Window { window: u8, page: u64, bytes: u64 },
     Raw(Vec<u8>),
     Leave,
+    Bars,
+    Engine(EngineStep),
+}
+
+/// What the driver of a host's engine may do next.
+#[derive(Debug, Clone)]
+enum EngineStep {
+    Write { config: bool, offset: u64, data: Vec<u8> },
+    Copy { channel: u8, source: u64, destination: u64, size: u32, posted: u16 },
+    Unmap,
+    Map,
+    Reset,
+    Leave,
+}
+
+/// Addresses that lead somewhere, their edges, and any other.
+fn addresses() -> impl Strategy<Value = u64> {
+    let places =
+        vec![RAM_AT, RAM_AT + RAM_BYTES - 64, RING, BAR0, BAR0 + 0x100, BAR2, BAR4, BAR2 + 0xF_FFC0, 0];
+    prop_oneof![6 => (prop::sample::select(places), 0u64..4096).prop_map(|(place, more)| place + more), 1 => any::<u64>()]
+}
+
+fn engine_steps() -> impl Strategy<Value = EngineStep> {
+    let registers = prop::sample::select(vec![
+        0x03u64, 0x80, 0x84, 0x86, 0x90, 0x94, 0x98, 0xA8, 0x104, 0x184, 0x204, 0x206,
+    ]);
+    prop_oneof![
+        4 => (any::<bool>(), prop_oneof![registers, offsets()], data())
+            .prop_map(|(config, offset, data)| EngineStep::Write { config, offset, data }),
+        6 => (0u8..4, addresses(), addresses(), prop_oneof![0u32..0x2000, 0u32..0x20_0000], 0u16..20)
+            .prop_map(|(channel, source, destination, size, posted)| EngineStep::Copy { channel, source, destination, size, posted }),
+        1 => Just(EngineStep::Unmap),
+        2 => Just(EngineStep::Map),
+        1 => Just(EngineStep::Reset),
+        1 => Just(EngineStep::Leave),
+    ]
+}
+
+/// Does one thing with the engine of a host, whose memory `host` is.
+fn drive(engine: &mut Engine, step: &EngineStep, host: &Host, house: &House, side: Side) {
+    let client = &mut engine.client;
+    match step {
+        EngineStep::Write { config, offset, data } => {
+            let region = if *config { RegionIndex::CONFIG } else { RegionIndex::BAR0 };
+            answered(client.region_write(region, *offset, data));
+        }
+        EngineStep::Copy { channel, source, destination, size, posted } => {
+            let at = RING + 0x1000 * u64::from(*channel);
+            let (source, destination) = (*source, *destination);
+            host.describe(at, &Descriptor { size: *size, control: TELL, source, destination, next: at });
+            engine.start(*channel, at, *posted);
+        }
+        EngineStep::Unmap => answered(client.dma_unmap(DmaUnmap::All)),
+        EngineStep::Map => answered(client.dma_map(ram_map(RAM_AT, RAM_BYTES, 0), Some(host.ram.0.as_fd()))),
+        EngineStep::Reset => answered(client.reset()),
+        EngineStep::Leave => {
+            rustix::net::shutdown(&*client, rustix::net::Shutdown::Both).unwrap();
+            house.wait_until(|status| {
+                status.ports[side as usize].engine.as_ref().is_some_and(|it| !it.attached)
+            });
+            *engine = Engine::new(house, side, host);
+        }
+    }
 }
 
 /// Offsets where something happens, and any other.
@@ -71,6 +136,8 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => (0u8..2, pages(), offsets()).prop_map(|(window, page, bytes)| Step::Window { window, page, bytes }),
         1 => prop::collection::vec(any::<u8>(), 0..64).prop_map(Step::Raw),
         1 => Just(Step::Leave),
+        2 => Just(Step::Bars),
+        10 => engine_steps().prop_map(Step::Engine),
     ]
 }
 
@@ -129,6 +196,9 @@ fn take(host: &mut Host, step: &Step, files: &[Ram]) -> bool {
             return false;
         }
         Step::Leave => return false,
+        Step::Bars => host.place_bars(),
+        // The engine's own affair: see `drive`.
+        Step::Engine(_) => {}
     }
     true
 }
@@ -149,9 +219,13 @@ fn no_sequence_of_operations_stops_the_twin_or_the_other_port() {
     });
     let result = runner.run(&sequences, |sequence| {
         let (mut a, mut b) = house.pair();
+        let mut engines = [Engine::new(&house, Side::A, &a), Engine::new(&house, Side::B, &b)];
         for (at_a, step) in &sequence {
             let (side, active, passive) =
                 if *at_a { (Side::A, &mut a, &mut b) } else { (Side::B, &mut b, &mut a) };
+            if let Step::Engine(step) = step {
+                drive(&mut engines[side as usize], step, active, &house, side);
+            }
             if !take(active, step, &files) {
                 // The next host finds the port as after power-on.
                 let socket = rustix::net::shutdown(&active.client, rustix::net::Shutdown::Both);
@@ -167,20 +241,35 @@ fn no_sequence_of_operations_stops_the_twin_or_the_other_port() {
         for host in [&mut a, &mut b] {
             host.client.reset().unwrap();
             host.client.dma_unmap(DmaUnmap::All).unwrap();
-            host.map(RAM_AT, crate::house::RAM_BYTES, 0).unwrap();
+            host.map(RAM_AT, RAM_BYTES, 0).unwrap();
             host.load_driver();
         }
         for host in [&mut a, &mut b] {
             host.wait_for_link(true);
             host.open_window(0, RAM_AT, 1 << 20);
         }
+        for (engine, host) in engines.iter_mut().zip([&mut a, &mut b]) {
+            host.place_bars();
+            engine.client.reset().unwrap();
+            engine.client.dma_unmap(DmaUnmap::All).unwrap();
+            engine.client.dma_map(ram_map(RAM_AT, RAM_BYTES, 0), Some(host.ram.0.as_fd())).unwrap();
+            engine.load_driver();
+            for channel in 0..4 {
+                engine.forget(channel);
+            }
+            engine.goes_on(host);
+            engine.copy(host, RAM_AT, BAR2 + 0x8_0000, 0x2_0000);
+        }
         a.store(16, &[1; 8]);
         prop_assert_eq!(b.ram.get(16), [1; 8]);
         b.ring(5);
         a.wait_for_vector(5);
-        drop((a, b));
+        drop((a, b, engines));
         house.wait_gone(Side::A);
         house.wait_gone(Side::B);
+        house.wait_until(|status| {
+            status.ports.iter().all(|port| port.engine.as_ref().is_some_and(|engine| !engine.attached))
+        });
         Ok(())
     });
     if let Err(error) = result {

@@ -1,5 +1,6 @@
 //! What hosts leave behind when they go: nothing.
 
+use crate::engine::{BAR2, Engine};
 use crate::house::{House, RAM_AT, Ram, ram_map};
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::AsFd;
@@ -66,6 +67,12 @@ fn a_life(house: &House) {
     let data = vec![1; 1 << 20];
     a.client.region_write(RegionIndex::BAR2, 0, &data).unwrap();
     a.client.region_read(RegionIndex::BAR2, 0, &mut vec![0; 1 << 20]).unwrap();
+    // An engine copies on the worker and at once, and is left with a copy under way.
+    a.place_bars();
+    let mut engine = Engine::new(house, Side::A, &a);
+    engine.copy(&a, RAM_AT, BAR2, 0x8_0000);
+    engine.copy(&a, RAM_AT, BAR2, 64);
+    engine.begin_copy(&a, 1, RAM_AT, BAR2, 1 << 20);
     let turned_away = house.stranger(Side::B);
     drop(turned_away);
     // One leaves with descriptors in the middle of a message, one with replies that it never read.
@@ -79,7 +86,8 @@ fn a_life(house: &House) {
         );
     }
     b.client.send_raw(&request, &[]).unwrap();
-    drop((a, b));
+    drop((a, b, engine));
     house.wait_gone(Side::A);
     house.wait_gone(Side::B);
+    house.wait_until(|status| status.ports[0].engine.as_ref().is_some_and(|engine| !engine.attached));
 }

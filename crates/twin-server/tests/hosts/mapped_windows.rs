@@ -428,6 +428,32 @@ fn two_alias_windows_do_not_share_their_memory() {
 }
 
 #[test]
+fn a_process_that_keeps_an_alias_window_of_a_host_that_is_gone_has_nothing_of_the_next_ones() {
+    let house = House::apart(WindowMode::Alias);
+    overlay(&house);
+    let (a, mut b) = linked(&house);
+    b.open(RAM_AT);
+    a.store(0x100, [1; 8]);
+    assert_eq!(b.see(0x100), [1; 8]);
+    // The host goes, and its process keeps the mapping.
+    let Mapped { host, bar: kept, ram: _ram } = a;
+    drop(host);
+    house.wait_gone(Side::A);
+    eventually("b has its memory back", || b.host.ram.get(0x100) == [1; 8]);
+    let mut next = Mapped::new(&house, Side::A);
+    next.host.load_driver();
+    next.host.wait_for_link(true);
+    eventually("open again", || next.load(0x100) == [1; 8]);
+    next.store(0x108, [2; 8]);
+    assert_eq!(b.see(0x108), [2; 8]);
+    let mut seen = [0; 8];
+    kept.read(0x108, &mut seen).unwrap();
+    assert_ne!(seen, [2; 8], "the next host's bytes");
+    kept.write(0x100, &[9; 8]).unwrap();
+    assert_eq!((b.see(0x100), next.load(0x100)), ([1; 8], [1; 8]));
+}
+
+#[test]
 fn a_twin_that_dies_leaves_windows_closed_and_memory_as_it_is() {
     for mode in [WindowMode::Direct, WindowMode::Alias, WindowMode::Shared] {
         let mut house = House::apart(mode);

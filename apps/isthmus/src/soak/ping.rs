@@ -1,0 +1,145 @@
+//! Pings: numbered datagrams of every length that the far end sends back. Nobody sends them again, so a frame that is lost is seen here.
+
+use super::report::Stream;
+use super::traffic::{Task, scramble};
+use super::world::Side;
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const PORT: u16 = 7002;
+/// One ping in so much time.
+const PERIOD: Duration = Duration::from_millis(5);
+/// A reply that has not come after this is lost.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest datagram: one frame of the largest MTU holds it.
+const LONGEST: u64 = 60_000;
+const NUMBER_BYTES: usize = 8;
+
+pub(super) fn bind(side: Side) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((side.address(), PORT))?;
+    socket.set_read_timeout(Some(PERIOD))?;
+    Ok(socket)
+}
+
+pub(super) fn bind_any(side: Side) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((side.address(), 0))?;
+    socket.connect((side.other().address(), PORT))?;
+    Ok(socket)
+}
+
+/// Sends back what comes, until nobody waits for it.
+pub(super) fn echo(socket: &UdpSocket, answered: &AtomicBool) {
+    let mut buffer = vec![0; 1 << 16];
+    while !answered.load(Ordering::Relaxed) {
+        match socket.recv_from(&mut buffer) {
+            Ok((bytes, from)) => {
+                // During a fault there may be no way back: then it is lost, as on any wire.
+                let _ = socket.send_to(buffer.get(..bytes).unwrap_or_default(), from);
+            }
+            Err(error) if waits(&error) => {}
+            Err(error) => tracing::debug!(%error, "the echo's socket"),
+        }
+    }
+}
+
+/// Pings until it is over, then waits for the replies that are missing.
+pub(super) fn run(from: Side, socket: &UdpSocket, task: &Task) -> anyhow::Result<Stream> {
+    let mut pings = Pings { stream: Stream::default(), missing: BTreeMap::new(), last: None };
+    pings.stream.name = format!("ping {} to {}", from.name(), from.other().name());
+    let mut buffer = vec![0; 1 << 16];
+    let mut number = 0_u64;
+    let mut due = Instant::now();
+    loop {
+        let now = Instant::now();
+        pings.give_up(now, task);
+        let over = task.is_over();
+        if over && pings.missing.is_empty() {
+            return Ok(pings.stream);
+        }
+        if !over && now >= due {
+            due = now + PERIOD;
+            let content = task.content(number, content_bytes(number));
+            let datagram = [&number.to_le_bytes(), content].concat();
+            // During a fault there may be no way: then nothing was sent.
+            if socket.send(&datagram).is_ok() {
+                pings.stream.sent = pings.stream.sent.wrapping_add(1);
+                pings.missing.insert(number, now);
+            }
+            number = number.wrapping_add(1);
+        }
+        let wait = due.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), PERIOD);
+        socket.set_read_timeout(Some(wait))?;
+        match socket.recv(&mut buffer) {
+            Ok(bytes) => pings.reply(buffer.get(..bytes).unwrap_or_default(), task),
+            Err(error) if waits(&error) => {}
+            Err(error) => tracing::debug!(%error, "a ping's socket"),
+        }
+    }
+}
+
+fn content_bytes(number: u64) -> usize {
+    usize::try_from(scramble(!number) % LONGEST).unwrap_or_default()
+}
+
+fn waits(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+#[derive(Debug)]
+struct Pings {
+    stream: Stream,
+    /// Those without a reply, and when they were sent.
+    missing: BTreeMap<u64, Instant>,
+    /// The greatest number that came back.
+    last: Option<u64>,
+}
+
+impl Pings {
+    fn reply(&mut self, datagram: &[u8], task: &Task) {
+        let Some((number, content)) = datagram.split_first_chunk::<NUMBER_BYTES>() else {
+            self.stream.corrupt = self.stream.corrupt.wrapping_add(1);
+            return;
+        };
+        let number = u64::from_le_bytes(*number);
+        let Some(sent) = self.missing.remove(&number) else {
+            // Too late, and counted as lost; or a number that was never sent.
+            if number >= self.stream.sent {
+                self.stream.corrupt = self.stream.corrupt.wrapping_add(1);
+            }
+            return;
+        };
+        if content == task.content(number, content_bytes(number)) {
+            self.stream.received = self.stream.received.wrapping_add(1);
+            self.stream.bytes =
+                self.stream.bytes.wrapping_add(u64::try_from(datagram.len()).unwrap_or_default());
+        } else {
+            self.stream.corrupt = self.stream.corrupt.wrapping_add(1);
+        }
+        if self.last.is_some_and(|last| number < last) {
+            let count = match task.faults.touch(sent, Instant::now()) {
+                true => &mut self.stream.reordered_in_faults,
+                false => &mut self.stream.reordered,
+            };
+            *count = count.wrapping_add(1);
+        }
+        self.last = self.last.max(Some(number));
+    }
+
+    fn give_up(&mut self, now: Instant, task: &Task) {
+        while let Some(first) = self.missing.first_entry() {
+            let sent = *first.get();
+            if now.saturating_duration_since(sent) < PATIENCE {
+                return;
+            }
+            first.remove();
+            if task.faults.touch(sent, sent + Duration::from_secs(1)) {
+                self.stream.lost_in_faults = self.stream.lost_in_faults.wrapping_add(1);
+            } else {
+                self.stream.lost = self.stream.lost.wrapping_add(1);
+            }
+        }
+    }
+}

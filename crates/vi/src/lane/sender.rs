@@ -1,0 +1,594 @@
+//! The sending end of a lane.
+
+use super::event::{BODY_BYTES, LINE_FRAME, Line, STAMP, short_words};
+use super::order::{Site, acquire, fence, release};
+use super::short;
+use super::{Address, BadGeometry, Geometry, LaneError, Meta, Nonsense};
+use crate::bits::low8;
+use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Events that may wait for a push; one more pushes them all.
+const BATCH: usize = 64;
+
+/// What was staged.
+#[derive(Debug, Clone, Copy)]
+enum Staged {
+    /// A short frame, in private memory: a slot whose line is written in two steps would travel twice.
+    Short { frame: [u8; 2 * LINE_FRAME], len: u8, meta: Meta },
+    /// The event of a frame that is in its buffer already.
+    Event(Line),
+}
+
+/// Why a frame was not sent. The lane is as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The receiver has not taken enough yet, or has not posted enough buffers.
+    #[error("the receiver has no room")]
+    Full,
+    /// Longer than all of the lane's buffers together, or than one buffer where a frame may not be scattered.
+    #[error("a frame of {bytes} bytes, where {most} is the most")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// What is possible.
+        most: usize,
+    },
+    /// A claim that another lane gave.
+    #[error("the claim belongs to another lane")]
+    ForeignClaim,
+    /// The lane is over.
+    #[error(transparent)]
+    Failed(#[from] LaneError),
+}
+
+/// A posted buffer of the receiver that the sender may fill at leisure, before it says so.
+///
+/// A claim that is dropped keeps its buffer from both ends for good: give it to [`Sender::publish`] or
+/// [`Sender::give_back`].
+#[must_use = "a claimed buffer is lost to the lane until it is published or given back"]
+#[derive(Debug)]
+pub struct Claim {
+    lane: u64,
+    index: u32,
+}
+
+/// The sending end. `O` leads into the receive area, `M` is the return area.
+#[derive(Debug)]
+pub struct Sender<O, M> {
+    outbound: O,
+    inbound: M,
+    geometry: Geometry,
+    /// Tells claims of different lanes apart.
+    number: u64,
+    /// Slots written, ever.
+    published: u64,
+    /// The lap that the next slot belongs to.
+    lap: u8,
+    /// Slots that the receiver has taken, as it said last.
+    taken: u64,
+    /// Posted buffers seen, ever.
+    seen: u64,
+    /// Posted buffers in hand. The last one is used first: its lines are warm.
+    free: Vec<u32>,
+    /// Events that wait for a push.
+    staged: Vec<Staged>,
+    /// Slots that they will take.
+    staged_slots: u64,
+    /// Payloads from this length on are streamed past the caches.
+    stream_from: usize,
+    /// Whether a streamed copy waits for its fence.
+    streamed: bool,
+    /// The arming that was answered last.
+    woken: u64,
+    failed: Option<LaneError>,
+}
+
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+impl<O: Window, M: Memory> Sender<O, M> {
+    /// The sending end of a lane of this shape, fresh: both areas are zero. The first byte of `outbound` is the first
+    /// of the receive area, that of `inbound` the first of the return area.
+    ///
+    /// # Errors
+    /// A geometry that cannot be, or areas that are too short for it.
+    pub fn new(geometry: Geometry, outbound: O, inbound: M) -> Result<Self, BadGeometry> {
+        let geometry = geometry.check()?;
+        super::fits(outbound.bytes(), geometry.receive_bytes())?;
+        super::fits(inbound.bytes(), geometry.return_bytes())?;
+        Ok(Self {
+            outbound,
+            inbound,
+            geometry,
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            published: 0,
+            lap: Geometry::lap(0, geometry.slots),
+            taken: 0,
+            seen: 0,
+            free: Vec::with_capacity(geometry.buffers as usize),
+            staged: Vec::with_capacity(BATCH),
+            staged_slots: 0,
+            stream_from: usize::MAX,
+            streamed: false,
+            woken: 0,
+            failed: None,
+        })
+    }
+
+    /// The lane's shape.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Payloads of `bytes` and more go past the caches from now on. It pays towards another die and into
+    /// write-combined windows; `usize::MAX` (the default) is never.
+    pub fn stream_from(&mut self, bytes: usize) {
+        self.stream_from = bytes;
+    }
+
+    /// Why the lane is over, if it is.
+    pub fn failure(&self) -> Option<LaneError> {
+        self.failed
+    }
+
+    /// Event slots that are free, as the receiver said last.
+    ///
+    /// # Errors
+    /// The lane is over.
+    pub fn space(&mut self) -> Result<u32, LaneError> {
+        self.look_for_credit()?;
+        Ok(u32::try_from(u64::from(self.geometry.slots).saturating_sub(self.used())).unwrap_or(0))
+    }
+
+    /// Event slots that hold frames which the receiver has not taken, staged ones too.
+    ///
+    /// # Errors
+    /// The lane is over.
+    pub fn fill_level(&mut self) -> Result<u32, LaneError> {
+        Ok(self.geometry.slots - self.space()?)
+    }
+
+    /// Posted buffers in hand.
+    ///
+    /// # Errors
+    /// The lane is over.
+    pub fn buffers(&mut self) -> Result<u32, LaneError> {
+        self.look_for_buffers()?;
+        Ok(u32::try_from(self.free.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Sends one frame at once, with all that was staged before. True: the receiver sleeps and is to be woken.
+    ///
+    /// # Errors
+    /// [`SendError`], and nothing of this frame was sent.
+    #[inline]
+    pub fn send(&mut self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
+        if frame.len() <= self.geometry.short_most() && self.staged.is_empty() {
+            self.need_slots(self.short_slots(frame.len()))?;
+            self.put_short(frame, meta)?;
+            return Ok(self.armed()?);
+        }
+        self.stage(&[frame], meta)?;
+        Ok(self.push()?)
+    }
+
+    /// Stages a frame that is gathered from `parts`: its payload goes to the receiver now, its event with the next
+    /// [`push`](Self::push), or when 64 wait. A frame longer than a buffer is scattered over several.
+    ///
+    /// # Errors
+    /// [`SendError`], and nothing of this frame was sent.
+    #[inline]
+    pub fn stage(&mut self, parts: &[&[u8]], meta: Meta) -> Result<(), SendError> {
+        let len = parts.iter().map(|part| part.len()).sum::<usize>();
+        if len <= self.geometry.short_most() {
+            self.need_slots(self.short_slots(len))?;
+            let mut frame = [0; 2 * LINE_FRAME];
+            let mut left = frame.get_mut(..len).unwrap_or_default();
+            for part in parts {
+                let Some((now, later)) = left.split_at_mut_checked(part.len()) else { break };
+                now.copy_from_slice(part);
+                left = later;
+            }
+            let len = low8(len as u64);
+            return self.stage_event(Staged::Short { frame, len, meta });
+        }
+        self.scatter(len, meta, |sender, at, from, bytes| sender.gather(at, parts, from, bytes))
+    }
+
+    /// Stages a frame that lies in shared memory, at `at` of `source`. It is copied once, through a few lines of
+    /// private memory.
+    ///
+    /// # Errors
+    /// [`SendError`], and nothing of this frame was sent.
+    pub fn stage_from(
+        &mut self,
+        source: &impl Memory,
+        at: usize,
+        len: usize,
+        meta: Meta,
+    ) -> Result<(), SendError> {
+        if len <= self.geometry.short_most() {
+            let mut frame = [0; 2 * LINE_FRAME];
+            let frame = frame.get_mut(..len).unwrap_or_default();
+            source.read(at, frame).map_err(LaneError::from)?;
+            return self.stage(&[frame], meta);
+        }
+        self.scatter(len, meta, |sender, to, from, bytes| {
+            let mut through = [0; 512];
+            let mut done = 0;
+            while done < bytes {
+                let some = through.get_mut(..(bytes - done).min(512)).unwrap_or_default();
+                source.read(at + from + done, some)?;
+                sender.store(to + done, some)?;
+                done += some.len();
+            }
+            Ok(())
+        })
+    }
+
+    /// Publishes the events of all staged frames. True: the receiver sleeps and is to be woken.
+    ///
+    /// # Errors
+    /// The lane is over.
+    #[inline]
+    pub fn push(&mut self) -> Result<bool, LaneError> {
+        self.alive()?;
+        self.publish_staged()?;
+        self.armed()
+    }
+
+    /// Which slot, counted from the lane's first, the next frame begins at.
+    #[inline]
+    pub(crate) fn next_slot_number(&self) -> u64 {
+        self.published + self.staged_slots
+    }
+
+    /// Slots, counted from the lane's first, whose frames the receiver had not let go when it said so last.
+    pub(crate) fn untaken(&self) -> std::ops::Range<u64> {
+        self.taken..self.next_slot_number()
+    }
+
+    /// How many frames' events are staged.
+    pub fn staged(&self) -> usize {
+        self.staged.len()
+    }
+
+    /// Takes a posted buffer to fill it before it is known what becomes of it.
+    ///
+    /// # Errors
+    /// [`SendError::Full`] when none is posted.
+    pub fn claim(&mut self) -> Result<Claim, SendError> {
+        self.need_buffers(1)?;
+        let index = self.free.pop().ok_or(SendError::Full)?;
+        Ok(Claim { lane: self.number, index })
+    }
+
+    /// Copies into a claimed buffer, `at` bytes from its beginning. It may be called again, to patch.
+    ///
+    /// # Errors
+    /// [`SendError::TooLong`] behind the end of the buffer.
+    pub fn fill(&mut self, claim: &Claim, at: usize, data: &[u8]) -> Result<(), SendError> {
+        self.alive()?;
+        self.ours(claim)?;
+        let most = self.geometry.buffer_bytes as usize;
+        let end = at.saturating_add(data.len());
+        if end > most {
+            return Err(SendError::TooLong { bytes: end, most });
+        }
+        self.store(self.geometry.buffer_at(claim.index) + at, data)?;
+        Ok(())
+    }
+
+    /// Says early that a frame of `len` bytes will be in a claimed buffer and how it begins (its first 40 bytes are
+    /// taken): a receiver may peek at it. Published at once.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was said.
+    pub fn announce(
+        &mut self,
+        claim: &Claim,
+        len: usize,
+        beginning: &[u8],
+        meta: Meta,
+    ) -> Result<(), SendError> {
+        self.ours(claim)?;
+        let len = self.buffer_len(len)?;
+        self.publish_staged()?;
+        self.need_slots(1)?;
+        let address = self.address(claim.index)?;
+        self.put(&Line::early(address, len, beginning, meta))?;
+        Ok(())
+    }
+
+    /// Stages the event of a frame that lies in a claimed buffer.
+    ///
+    /// # Errors
+    /// [`SendError`], with the claim.
+    pub fn publish(&mut self, claim: Claim, len: usize, meta: Meta) -> Result<(), (Claim, SendError)> {
+        let staged = self.ours(&claim).and_then(|()| {
+            let len = self.buffer_len(len)?;
+            self.need_slots(1)?;
+            let address = self.address(claim.index)?;
+            self.stage_event(Staged::Event(Line::buffer(address, len, true, false, meta)))
+        });
+        staged.map_err(|error| (claim, error))
+    }
+
+    /// Gives a claimed buffer back: the next frame may use it.
+    ///
+    /// # Errors
+    /// [`SendError::ForeignClaim`], with the claim.
+    pub fn give_back(&mut self, claim: Claim) -> Result<(), (Claim, SendError)> {
+        match self.ours(&claim) {
+            Ok(()) => {
+                self.free.push(claim.index);
+                Ok(())
+            }
+            Err(error) => Err((claim, error)),
+        }
+    }
+
+    /// Runs the way of a send without sending: writes the frame to the next slot (its first 120 bytes at most), all but
+    /// the last word, which is what a receiver looks at. The processor then has code and line at hand.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn warm(&mut self, frame: &[u8]) -> Result<(), SendError> {
+        let frame = frame.get(..self.geometry.short_most()).unwrap_or(frame);
+        self.need_slots(self.short_slots(frame.len()))?;
+        let stored = short::store(&self.outbound, &self.geometry, self.published, frame);
+        stored.map_err(|error| self.fail(error.into()))?;
+        Ok(())
+    }
+
+    /// Slots in use or promised to staged events.
+    fn used(&self) -> u64 {
+        self.published - self.taken + self.staged_slots
+    }
+
+    #[inline]
+    fn alive(&self) -> Result<(), LaneError> {
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    #[cold]
+    fn fail(&mut self, error: LaneError) -> LaneError {
+        *self.failed.get_or_insert(error)
+    }
+
+    fn ours(&self, claim: &Claim) -> Result<(), SendError> {
+        if claim.lane == self.number { Ok(()) } else { Err(SendError::ForeignClaim) }
+    }
+
+    fn buffer_len(&self, bytes: usize) -> Result<u32, SendError> {
+        let most = self.geometry.buffer_bytes;
+        u32::try_from(bytes)
+            .ok()
+            .filter(|&len| len <= most)
+            .ok_or(SendError::TooLong { bytes, most: most as usize })
+    }
+
+    fn address(&self, index: u32) -> Result<Address, LaneError> {
+        // Every index in hand was checked when it came; this says so again, without a panic.
+        self.geometry.address(index).ok_or(LaneError::Nonsense(Nonsense::TooManyBuffers))
+    }
+
+    #[inline(always)]
+    fn need_slots(&mut self, count: u64) -> Result<(), SendError> {
+        self.alive()?;
+        if self.used() + count <= u64::from(self.geometry.slots) { Ok(()) } else { self.wait_slots(count) }
+    }
+
+    #[cold]
+    fn wait_slots(&mut self, count: u64) -> Result<(), SendError> {
+        self.look_for_credit()?;
+        if self.used() + count <= u64::from(self.geometry.slots) { Ok(()) } else { Err(SendError::Full) }
+    }
+
+    fn need_buffers(&mut self, count: usize) -> Result<(), SendError> {
+        self.alive()?;
+        if self.free.len() < count {
+            self.look_for_buffers()?;
+            if self.free.len() < count {
+                return Err(SendError::Full);
+            }
+        }
+        Ok(())
+    }
+
+    fn look_for_credit(&mut self) -> Result<(), LaneError> {
+        self.alive()?;
+        let order = acquire(Site::SeeCredit);
+        let seen = self.inbound.load_u64(Geometry::CREDIT, order).map_err(|error| self.fail(error.into()))?;
+        let (before, sent) = (self.taken, self.published);
+        if seen < before || seen > sent {
+            return Err(self.fail(Nonsense::Credit { seen, before, sent }.into()));
+        }
+        self.taken = seen;
+        Ok(())
+    }
+
+    fn look_for_buffers(&mut self) -> Result<(), LaneError> {
+        self.alive()?;
+        let places = self.geometry.posted_slots();
+        // Bounded: a receiver that posts without end is a liar, and found out below.
+        loop {
+            let at = self.geometry.posted_at(self.seen);
+            let word = self.inbound.load_u64(at, acquire(Site::SeeBuffer));
+            let (lap, address) = Address::from_wire(word.map_err(|error| self.fail(error.into()))?);
+            let expected = Geometry::lap(self.seen, places);
+            if lap != expected {
+                if lap == Geometry::lap_before(self.seen, places) {
+                    return Ok(());
+                }
+                return Err(self.fail(Nonsense::PostedLap { seen: lap, expected }.into()));
+            }
+            let Some(index) = self.geometry.index(address) else {
+                return Err(self.fail(Nonsense::Address(address).into()));
+            };
+            if self.free.len() >= self.geometry.buffers as usize {
+                return Err(self.fail(Nonsense::TooManyBuffers.into()));
+            }
+            self.free.push(index);
+            self.seen += 1;
+        }
+    }
+
+    /// A frame over as many buffers as it needs. All that it needs is there before its first byte is written.
+    fn scatter(
+        &mut self,
+        len: usize,
+        meta: Meta,
+        copy: impl Fn(&mut Self, usize, usize, usize) -> Result<(), LaneError>,
+    ) -> Result<(), SendError> {
+        let one = self.geometry.buffer_bytes as usize;
+        let parts = len.div_ceil(one);
+        let most = (self.geometry.buffers.min(self.geometry.slots) as usize) * one;
+        if len > most {
+            return Err(SendError::TooLong { bytes: len, most });
+        }
+        self.need_slots(parts as u64)?;
+        self.need_buffers(parts)?;
+        for part in 0..parts {
+            let from = part * one;
+            let bytes = one.min(len - from);
+            let Some(index) = self.free.pop() else { return Err(SendError::Full) };
+            if let Err(error) = copy(self, self.geometry.buffer_at(index), from, bytes) {
+                return Err(self.fail(error).into());
+            }
+            let address = self.address(index)?;
+            let bytes = self.buffer_len(bytes)?;
+            let line = Line::buffer(address, bytes, part == 0, part + 1 < parts, meta);
+            self.stage_event(Staged::Event(line))?;
+        }
+        Ok(())
+    }
+
+    /// Copies `bytes` bytes of the gathered frame, from its byte `from` on, to `at` of the receive area.
+    fn gather(&mut self, at: usize, parts: &[&[u8]], from: usize, bytes: usize) -> Result<(), LaneError> {
+        let (mut skip, mut left, mut to) = (from, bytes, at);
+        for part in parts {
+            let Some(rest) = part.get(skip..) else {
+                skip -= part.len();
+                continue;
+            };
+            skip = 0;
+            let some = rest.get(..left).unwrap_or(rest);
+            self.store(to, some)?;
+            to += some.len();
+            left -= some.len();
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn store(&mut self, at: usize, data: &[u8]) -> Result<(), LaneError> {
+        let stored = if data.len() >= self.stream_from {
+            self.streamed = true;
+            self.outbound.write_by(Routine::Stream, at, data)
+        } else {
+            self.outbound.write(at, data)
+        };
+        stored.map_err(|error| self.fail(error.into()))
+    }
+
+    #[inline]
+    fn stage_event(&mut self, event: Staged) -> Result<(), SendError> {
+        if self.staged.len() >= BATCH {
+            self.publish_staged()?;
+        }
+        self.staged_slots += match event {
+            Staged::Short { len, .. } => self.short_slots(usize::from(len)),
+            Staged::Event(_) => 1,
+        };
+        self.staged.push(event);
+        Ok(())
+    }
+
+    fn publish_staged(&mut self) -> Result<(), LaneError> {
+        if self.streamed {
+            self.outbound.flush().map_err(|error| self.fail(error.into()))?;
+            self.streamed = false;
+        }
+        for at in 0..self.staged.len() {
+            match self.staged.get(at) {
+                Some(&Staged::Short { frame, len, meta }) => {
+                    self.put_short(frame.get(..usize::from(len)).unwrap_or_default(), meta)?;
+                }
+                Some(&Staged::Event(line)) => self.put(&line)?,
+                None => {}
+            }
+        }
+        self.staged.clear();
+        self.staged_slots = 0;
+        Ok(())
+    }
+
+    /// Slots that a short frame takes.
+    #[inline]
+    fn short_slots(&self, len: usize) -> u64 {
+        if len > self.geometry.line_most() { 2 } else { 1 }
+    }
+
+    /// Writes a short frame into the next slot, or the next two: the last word of the first one last.
+    #[inline(always)]
+    fn put_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), LaneError> {
+        self.store_short(frame, meta).map_err(|error| self.fail(error.into()))
+    }
+
+    #[inline(always)]
+    fn store_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), WindowError> {
+        let (n, stamps) = (self.published, self.geometry.stamps);
+        let (first, second) = short_words(frame.len(), short::tails(frame, stamps), meta.filter, stamps);
+        let first = first | u64::from(self.lap) << 56;
+        let at = self.geometry.slot_at(n);
+        self.next_slot();
+        if let Some(second) = second {
+            // The first line's last word orders this one too.
+            let word = second | u64::from(self.lap) << 56;
+            self.outbound.store_u64(self.geometry.slot_at(n + 1) + BODY_BYTES, word, StoreOrder::Relaxed)?;
+            self.next_slot();
+        }
+        if stamps {
+            self.outbound.write(at + STAMP, &meta.stamp.to_le_bytes())?;
+        }
+        short::store(&self.outbound, &self.geometry, n, frame)?;
+        self.outbound.store_u64(at + BODY_BYTES, first, release(Site::PublishEvent))
+    }
+
+    /// Counts a slot; laps change at the first one alone.
+    #[inline]
+    fn next_slot(&mut self) {
+        self.published += 1;
+        if self.published & u64::from(self.geometry.slots - 1) == 0 {
+            self.lap = Geometry::lap(self.published, self.geometry.slots);
+        }
+    }
+
+    /// Writes a line into the next slot: its last word last.
+    #[inline]
+    fn put(&mut self, line: &Line) -> Result<(), LaneError> {
+        let at = self.geometry.slot_at(self.published);
+        let stored = self.outbound.write(at, &line.body).and_then(|()| {
+            let last = at + line.body.len();
+            self.outbound.store_u64(last, line.word(self.lap), release(Site::PublishEvent))
+        });
+        stored.map_err(|error| self.fail(error.into()))?;
+        self.next_slot();
+        Ok(())
+    }
+
+    /// Whether the receiver went to sleep and was not woken since.
+    #[inline]
+    fn armed(&mut self) -> Result<bool, LaneError> {
+        if !self.geometry.wakes {
+            return Ok(false);
+        }
+        fence(Site::LookArmed);
+        let armed = self.inbound.load_u64(Geometry::ARMED, LoadOrder::Relaxed);
+        let armed = armed.map_err(|error| self.fail(error.into()))?;
+        let wake = armed != self.woken;
+        self.woken = armed;
+        Ok(wake)
+    }
+}

@@ -1,0 +1,48 @@
+//! Sending to whom it concerns: the receiver's table at the sender.
+
+use crate::filter::{FlowCache, Table, Verdict};
+use crate::interface::{LaneId, TransmitError, Vi};
+use crate::lane::{Meta, SendError};
+use crate::packet::RequestId;
+use shm::{Memory, Window};
+
+/// What became of a frame that was steered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steered {
+    /// Whether a filter took it, or whose it is.
+    pub verdict: Verdict,
+    /// Interfaces that it was sent to.
+    pub sent: u32,
+    /// Interfaces that had no room: they have lost it, and the statistics say so.
+    pub full: u32,
+}
+
+impl<D, O: Window, M: Memory> Vi<D, O, M> {
+    /// Sends a frame to every interface whose filter takes it: `table` is the one that the receiver has published,
+    /// with the lanes of this interface as targets, and `cache` keeps its last answer. What comes back as [`Verdict::Kernel`] is for the net device.
+    ///
+    /// One that has no room does not hold up the others.
+    ///
+    /// # Errors
+    /// [`TransmitError`] of the first lane that is over; the others have got the frame.
+    #[inline]
+    pub fn transmit_steered(
+        &self,
+        table: &Table<LaneId>,
+        cache: &mut FlowCache<LaneId>,
+        frame: &[u8],
+        stamp: u64,
+        request: RequestId,
+    ) -> Result<Steered, TransmitError> {
+        let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
+        let mut failed = None;
+        steered.verdict = cache.steer(table, frame, |lane, filter| {
+            match self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
+                Ok(()) => steered.sent += 1,
+                Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        });
+        failed.map_or(Ok(steered), Err)
+    }
+}
