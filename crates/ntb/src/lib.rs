@@ -30,6 +30,12 @@
 //! ```
 //! [`Bridge`] is object-safe, and every method takes `&self` from any thread.
 //!
+//! # Write-combining
+//! A kernel maps a window write-combined (Linux `ioremap_wc`), and DPDK measures more than ten times from it. A process cannot ask
+//! for that: vfio maps BARs uncached, on hardware. On a twin a mapped window is ordinary memory, cached and coherent, and needs
+//! none of it; [`Routine::Stream`] with [`Window::flush`] is the nearest on hardware. Code that calls `flush` before it rings is right on
+//! all of them.
+//!
 //! # What it does not do
 //! Transports: queues, frames and flow control are built on top. It trains no link and moves no data by itself, starts no thread but
 //! that of an overlay, and knows no twin: the same driver drives hardware.
