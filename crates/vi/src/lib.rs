@@ -28,6 +28,7 @@ pub mod filter;
 mod interface;
 pub mod lane;
 mod packet;
+mod programmed;
 mod statistics;
 mod steer;
 
@@ -35,5 +36,6 @@ pub use bell::Bell;
 pub use domain::{PacketBuffer, ProtectionDomain};
 pub use interface::{Event, LaneId, NotPosted, PostRefusal, TransmitError, Vi};
 pub use packet::{Packet, RequestId};
+pub use programmed::{Alternative, Pio};
 pub use statistics::Statistics;
 pub use steer::Steered;
