@@ -510,6 +510,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
             self.outbound.flush().map_err(|error| self.fail(error.into()))?;
             self.streamed = false;
         }
+        let before = self.published;
         // Taken out while it is read, and put back for its memory.
         let mut staged = std::mem::take(&mut self.staged);
         let put = staged.iter().try_for_each(|event| match event {
@@ -520,7 +521,8 @@ impl<O: Window, M: Memory> Sender<O, M> {
         });
         staged.clear();
         self.staged = staged;
-        self.staged_slots = 0;
+        // If one failed, it and those behind it still count as not taken.
+        self.staged_slots = self.staged_slots.saturating_sub(self.published - before);
         put?;
         Ok(())
     }
