@@ -15,7 +15,6 @@ mod support;
 
 use cells::{Channel, Geometry, Link, Receiver, Sender, Setup};
 use shm::{Access, Mapping, SharedFile};
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -127,11 +126,16 @@ struct Row {
     ratio: Vec<f64>,
 }
 
-/// Found so far: by class and name.
-type Found = BTreeMap<(Class, String), Row>;
+/// Found so far, in the order in which it was asked for.
+type Found = Vec<(Class, String, Row)>;
 
 fn note(found: &mut Found, class: Class, name: &str, value: f64, reference: f64) {
-    let row = found.entry((class, name.to_owned())).or_default();
+    let known = found.iter().position(|(of, what, _)| *of == class && what == name);
+    let at = known.unwrap_or_else(|| {
+        found.push((class, name.to_owned(), Row::default()));
+        found.len() - 1
+    });
+    let row = &mut found[at].2;
     row.value.push(value);
     row.reference.push(reference);
     row.ratio.push(value / reference);
@@ -198,7 +202,8 @@ fn main() {
         "{:<6}{:<34}{:>10}{:>14}{:>8}{:>9}",
         "class", "what", "value", "line, memcpy", "ratio", "windows"
     );
-    for ((class, name), row) in &mut found {
+    found.sort_by_key(|&(class, ..)| class);
+    for (class, name, row) in &mut found {
         let [value, reference, ratio] =
             [&mut row.value, &mut row.reference, &mut row.ratio].map(|of| median(of));
         let windows = row.value.len();

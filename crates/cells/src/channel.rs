@@ -93,6 +93,9 @@ impl<O: Window, I: Memory> Drop for Session<O, I> {
 pub struct Channel<O: Window, I: Memory> {
     sender: Sender<O, I>,
     receiver: Receiver<O, I>,
+    /// Whether this side leads the measurement; none if there is none.
+    leads: Option<bool>,
+    round_trip: Option<Duration>,
 }
 
 impl<O: Window, I: Memory> Channel<O, I> {
@@ -102,6 +105,7 @@ impl<O: Window, I: Memory> Channel<O, I> {
         inflow: Inflow<O, I>,
         longest_sent: usize,
         polls: u32,
+        leads: Option<bool>,
     ) -> Self {
         let session = Arc::new(session);
         Self {
@@ -113,7 +117,27 @@ impl<O: Window, I: Memory> Channel<O, I> {
                 counters: SendCounters::default(),
             },
             receiver: Receiver { session, flow: inflow, polls, counters: ReceiveCounters::default() },
+            leads,
+            round_trip: None,
         }
+    }
+
+    /// Measures the round trip of a word, if both sides said that they would, and places the peer by it.
+    pub(crate) fn measure(&mut self, limit: Duration) -> Result<(), Fault> {
+        if let Some(leads) = self.leads.take() {
+            self.round_trip =
+                self.sender.flow.round_trip(leads, limit).map_err(|fault| self.sender.session.fail(fault))?;
+            if let Some(time) = self.round_trip {
+                self.sender.place(Placement::of_round_trip(time));
+            }
+        }
+        Ok(())
+    }
+
+    /// The round trip of a word, if it was measured when the channel came up.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
     }
 
     /// Its two ends, for two threads. The channel closes when both are dropped, or one of them fails.

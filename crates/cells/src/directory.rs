@@ -10,7 +10,7 @@
 //! | 0x18 | cells, length of a cell << 32 | |
 //! | 0x20 | where my region begins in the window that the peer stores into | |
 //! | 0x28 | longest frame that I take | |
-//! | 0x30 | flags: bit 0 my receiver sleeps, bit 1 my sender sleeps; length of the name << 32 | |
+//! | 0x30 | flags: bit 0 my receiver sleeps, bit 1 my sender sleeps, bit 2 I measure the round trip; length of the name << 32 | |
 //! | 0x38 | 0 | |
 //! | 0x40 | name, 48 bytes, UTF-8, zeros behind it | |
 //! | 0x70 | 0 | |
@@ -76,12 +76,15 @@ pub(crate) struct Announcement {
     pub(crate) longest_frame: u64,
     pub(crate) receiver_sleeps: bool,
     pub(crate) sender_sleeps: bool,
+    pub(crate) measures: bool,
     pub(crate) name: String,
 }
 
 impl Announcement {
     fn fields(&self) -> [u64; FIELDS] {
-        let flags = u32::from(self.receiver_sleeps) | u32::from(self.sender_sleeps) << 1;
+        let flags = u32::from(self.receiver_sleeps)
+            | u32::from(self.sender_sleeps) << 1
+            | u32::from(self.measures) << 2;
         let mut name = [0; NAME_BYTES];
         name.iter_mut().zip(self.name.bytes()).for_each(|(to, from)| *to = from);
         let name_bytes = u32::try_from(self.name.len().min(NAME_BYTES)).unwrap_or(0);
@@ -115,6 +118,7 @@ impl Announcement {
             longest_frame,
             receiver_sleeps: flags & 1 != 0,
             sender_sleeps: flags & 2 != 0,
+            measures: flags & 4 != 0,
             name: std::str::from_utf8(name).ok()?.to_owned(),
         })
     }
@@ -221,6 +225,7 @@ mod tests {
             longest_frame: 9000,
             receiver_sleeps: true,
             sender_sleeps: false,
+            measures: true,
             name: "net0".to_owned(),
         }
     }
@@ -236,7 +241,7 @@ mod tests {
         assert_eq!(words(8..16), [0x11, 0, 0, 0, 0x22, 0, 0, 0]);
         assert_eq!(words(16..32), [2, 0, 0, 0, 8, 0, 0, 0, 64, 0, 0, 0, 0, 8, 0, 0]);
         assert_eq!(words(32..48), [0, 0x10, 0, 0, 0, 0, 0, 0, 0x28, 0x23, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(words(48..64), [1, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(words(48..64), [5, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(words(64..72), b"net0\0\0\0\0");
         assert!(bytes[72..].iter().all(|&byte| byte == 0));
         let read = Slot::read(&memory, 0).unwrap();

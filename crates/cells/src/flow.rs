@@ -18,7 +18,7 @@ use crate::fault::Fault;
 use crate::layout::{ARMED, Geometry, Profile, WANTED};
 use crate::order::{self, Site};
 use crate::region::Ends;
-use crate::{fast, paper};
+use crate::{fast, paper, placement};
 use shm::{LoadOrder, Memory, StoreOrder, Window};
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +128,11 @@ impl<O: Window, I: Memory> Outflow<O, I> {
     /// Sleeps until the receiver rings, at most for `limit`.
     pub(crate) fn sleep(&self, limit: Option<Duration>) -> Result<(), Fault> {
         sleep(&self.wake, limit)
+    }
+
+    /// See [`round_trip`](placement::round_trip).
+    pub(crate) fn round_trip(&self, leads: bool, limit: Duration) -> Result<Option<Duration>, Fault> {
+        placement::round_trip(&self.ends, leads, limit)
     }
 
     pub(crate) fn may_sleep(&self) -> bool {

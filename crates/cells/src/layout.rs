@@ -36,6 +36,9 @@ pub(crate) const ARMED: usize = APART;
 /// In a region: the peer's sender wants its bell rung once I have taken so many cells; 0 is none.
 pub(crate) const WANTED: usize = 2 * APART;
 
+/// In a region: a number that goes to and fro while the round trip is measured.
+pub(crate) const PROBE: usize = 3 * APART;
+
 /// In a region: where the ring itself begins.
 pub(crate) const RING: usize = 4 * APART;
 

@@ -73,6 +73,7 @@ mod loom_tests;
 mod model_tests;
 mod order;
 mod paper;
+mod placement;
 mod region;
 #[cfg(all(test, not(loom)))]
 mod transcripts;

@@ -19,7 +19,7 @@ use crate::fault::Fault;
 use crate::flow::{Inflow, Outflow, Wake};
 use crate::layout::{
     ARMED, BadGeometry, CREDIT, DIRECTORY_BYTES, DIRECTORY_SLOTS, Geometry, LAYOUT_VERSION, MAGIC,
-    NAME_BYTES, Profile, REGION_ALIGN, SLOT_BYTES, WANTED,
+    NAME_BYTES, PROBE, Profile, REGION_ALIGN, SLOT_BYTES, WANTED,
 };
 use crate::region::Ends;
 use crate::{fast, paper};
@@ -61,6 +61,9 @@ pub struct Setup {
     pub polls: u32,
     /// Where the peer is, as far as copies care.
     pub placement: Placement,
+    /// Whether [`Opening::wait`] measures that instead, if the peer does too: it costs some microseconds, or up to
+    /// half a second if the peer does not answer.
+    pub measure: bool,
 }
 
 impl Setup {
@@ -73,6 +76,7 @@ impl Setup {
             bells: None,
             polls: 2000,
             placement: Placement::Near,
+            measure: false,
         }
     }
 }
@@ -367,11 +371,14 @@ impl<O: Window, I: Memory> Opening<O, I> {
         let longest = self.setup.longest_frame.min(self.setup.geometry.longest_frame());
         let inflow = Inflow::new(ends, self.setup.geometry, longest, receive_wake);
         let session = Session::new(self.place, slot, state, self.setup.bells);
+        let measures =
+            (self.setup.measure && announcement.measures && self.link.out.kind() == WindowKind::Mapped)
+                .then_some(self.generation > state.mine);
         let longest_sent = theirs_longest.min(geometry.longest_frame());
-        Ok(Ok(Channel::new(session, outflow, inflow, longest_sent, self.setup.polls)))
+        Ok(Ok(Channel::new(session, outflow, inflow, longest_sent, self.setup.polls, measures)))
     }
 
-    /// Waits for the peer.
+    /// Waits for the peer, and measures how far away it is, if both sides want that.
     ///
     /// # Errors
     /// [`OpenError`]; [`OpenError::TimedOut`] says what was seen of the peer.
@@ -380,7 +387,10 @@ impl<O: Window, I: Memory> Opening<O, I> {
         loop {
             if self.poll()? {
                 match self.finish()? {
-                    Ok(channel) => return Ok(channel),
+                    Ok(mut channel) => {
+                        channel.measure(MEASURE_AT_MOST)?;
+                        return Ok(channel);
+                    }
                     Err(opening) => self = opening,
                 }
             }
@@ -469,7 +479,7 @@ impl<O: Window, I: Memory> Opening<O, I> {
 
     fn empty_ring(&self) -> Result<(), Fault> {
         let (own, mine) = (&*self.link.own, self.place.mine);
-        for word in [CREDIT, ARMED, WANTED] {
+        for word in [CREDIT, ARMED, WANTED, PROBE] {
             own.store_u64(mine.wrapping_add(word), 0, StoreOrder::Relaxed)?;
         }
         match self.setup.geometry.profile() {
@@ -489,6 +499,7 @@ impl<O: Window, I: Memory> Opening<O, I> {
             longest_frame: u64::try_from(self.setup.longest_frame).unwrap_or(u64::MAX),
             receiver_sleeps: self.setup.bells.is_some(),
             sender_sleeps: self.setup.bells.is_some(),
+            measures: self.setup.measure,
             name: self.name.clone(),
         };
         let state = State { mine: self.generation, yours: answered };
@@ -502,3 +513,6 @@ impl<O: Window, I: Memory> Opening<O, I> {
 
 /// How long a side that waits for its peer sleeps before it looks again by itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Both sides come up within microseconds of each other; a loaded machine may take longer to run them.
+const MEASURE_AT_MOST: Duration = Duration::from_millis(500);

@@ -527,6 +527,27 @@ fn sleepers_are_woken_and_nothing_is_lost() {
 }
 
 #[test]
+fn both_sides_measure_how_far_the_other_is() {
+    let world = World::new();
+    let setup = Setup { measure: true, ..fast(16) };
+    let (a, b) =
+        (world.a.open_as("x", setup.clone(), 1).unwrap(), world.b.open_as("x", setup.clone(), 2).unwrap());
+    let peer = std::thread::spawn(move || b.wait(Duration::from_secs(10)).unwrap());
+    let a = a.wait(Duration::from_secs(10)).unwrap();
+    let b = peer.join().unwrap();
+    // A machine that does not run both sides within half a second has measured nothing, and they talk all the same.
+    let ((mut a_send, _), (_, mut b_receive)) = (a.split(), b.split());
+    a_send.try_send(b"x").unwrap();
+    assert_eq!(b_receive.try_receive().unwrap(), Some(&b"x"[..]));
+
+    // One that does not want to is not waited for.
+    drop((a_send, b_receive));
+    let (mut a, _b) = world.channels(&setup, &fast(16), (3, 4));
+    a.measure(Duration::from_secs(60)).unwrap();
+    assert_eq!(a.round_trip(), None);
+}
+
+#[test]
 fn who_only_polls_is_never_rung() {
     let world = World::new();
     let (a_bells, _) = bells();

@@ -10,7 +10,7 @@
 /// | [`Words`](Self::Words) | volatile 8-byte words | up to two cache lines |
 /// | [`Vector`](Self::Vector) | 32-byte AVX2 loads and stores | a few lines; all larger copies where `rep movsb` is slow |
 /// | [`Rep`](Self::Rep) | `rep movsb` | from 512 bytes on processors that have it fast (ERMS) |
-/// | [`Stream`](Self::Stream) | non-temporal stores (AVX2, else SSE2) | a peer on another die, write-combined windows |
+/// | [`Stream`](Self::Stream) | non-temporal stores (AVX2, else SSE2) | write-combined windows; a peer on another die where `rep movsb` is slow |
 ///
 /// A routine that this processor has not got falls back to one that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
