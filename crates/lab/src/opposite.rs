@@ -14,6 +14,7 @@ use crate::steps::{self, Network};
 use crate::trouble::failed;
 use crate::twin::Twin;
 use anyhow::{Context, bail};
+use control::{PortName, WindowStatus};
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
@@ -38,13 +39,32 @@ pub struct Extent {
     pub frames: u32,
     /// How often the process comes and goes.
     pub restarts: u32,
+    /// How often the guest does, in each way, opposite one process that stays.
+    pub guest_turns: u32,
+    /// Whether rebooting is one of these ways; that takes the longest.
+    pub reboots: bool,
 }
 
 impl Extent {
     /// Enough to see that it works.
-    pub const QUICK: Self = Self { frames: 2000, restarts: 2 };
+    pub const QUICK: Self = Self { frames: 2000, restarts: 2, guest_turns: 1, reboots: false };
     /// Before a release.
-    pub const FULL: Self = Self { frames: 100_000, restarts: 20 };
+    pub const FULL: Self = Self { frames: 100_000, restarts: 20, guest_turns: 5, reboots: true };
+}
+
+/// How a guest comes and goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Its network device is switched off and on.
+    Switch,
+    /// Its drivers are unloaded and loaded.
+    Reload,
+    /// It reboots at once, without unloading anything.
+    Reboot,
+}
+
+impl Turn {
+    const ALL: [Self; 3] = [Self::Switch, Self::Reload, Self::Reboot];
 }
 
 /// What held, of one kernel and one window mode.
@@ -66,19 +86,36 @@ pub struct Report {
     pub restarts: u32,
     /// How long that took, in milliseconds.
     pub restarts_ms: u64,
+    /// How often the guest switched its device and reloaded its drivers, and pinged the same process after each.
+    pub guest_turns: u32,
+    /// Whether it rebooted as often.
+    pub reboots: bool,
+    /// How long that took, in milliseconds.
+    pub guest_turns_ms: u64,
+}
+
+impl Report {
+    fn guest_ways(&self) -> &'static str {
+        if self.reboots {
+            "the guest goes: device, drivers, reboot"
+        } else {
+            "the guest goes: device, drivers"
+        }
+    }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { qemu, kernel, accel, window, frames, frames_ms, restarts, restarts_ms } = self;
+        let Self { qemu, kernel, accel, window, .. } = self;
         writeln!(f, "Isthmus lab test --peer: QEMU {qemu}, Linux {kernel}, {accel}, windows {window}")?;
-        writeln!(
-            f,
-            "  passed {frames} frames each way, 0 lost, 0 corrupted {:>10} s\n  passed {restarts} restarts of the process, \
-             half of them by kill -9 {:>4} s",
-            frames_ms / 1000,
-            restarts_ms / 1000
-        )
+        for (times, what, ms) in [
+            (self.frames, "frames each way, 0 lost, 0 corrupted", self.frames_ms),
+            (self.restarts, "the process goes, by kill -9 and by SIGTERM", self.restarts_ms),
+            (self.guest_turns, self.guest_ways(), self.guest_turns_ms),
+        ] {
+            writeln!(f, "  passed {times:>6} x {what:<46}{:>6} s", ms / 1000)?;
+        }
+        Ok(())
     }
 }
 
@@ -143,6 +180,7 @@ fn boot(plan: Plan) -> anyhow::Result<Lab> {
 
 impl Lab {
     fn test(&mut self, extent: Extent, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Report> {
+        self.check_windows()?;
         steps::load(&self.guest, false)?;
         steps::configure(&self.guest, Network::Bridge)?;
         tell(&format!("{} frames each way", extent.frames));
@@ -154,6 +192,9 @@ impl Lab {
             self.restart(turn % 2 == 0).with_context(|| format!("restart {turn}"))?;
         }
         self.check_health().context("after the restarts")?;
+        let restarts_ms = steps::millis(begun.elapsed());
+        let begun = Instant::now();
+        self.guest_turns(extent, tell)?;
         let (major, minor, micro) = self.plan.qemu.version;
         Ok(Report {
             qemu: format!("{major}.{minor}.{micro}"),
@@ -163,7 +204,10 @@ impl Lab {
             frames: extent.frames,
             frames_ms,
             restarts: extent.restarts,
-            restarts_ms: steps::millis(begun.elapsed()),
+            restarts_ms,
+            guest_turns: extent.guest_turns,
+            reboots: extent.reboots,
+            guest_turns_ms: steps::millis(begun.elapsed()),
         })
     }
 
@@ -224,6 +268,63 @@ impl Lab {
         steps::wait_carrier(&self.guest, Network::Bridge, false)
     }
 
+    /// The guest comes and goes opposite one process, and pings it each time.
+    fn guest_turns(&mut self, extent: Extent, tell: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
+        let turns = extent.guest_turns;
+        let ways = Turn::ALL.into_iter().filter(|turn| extent.reboots || *turn != Turn::Reboot);
+        let mut process = self.peer(&[])?;
+        steps::wait_carrier(&self.guest, Network::Bridge, true)?;
+        for turn in 1..=turns {
+            for what in ways.clone() {
+                tell(&format!("the guest: {what:?} ({turn} of {turns})"));
+                let done = self.guest_turn(what).and_then(|()| self.check_health());
+                done.with_context(|| {
+                    format!("{what:?} in the guest, turn {turn}; the peer said:\n{}", process.log_tail())
+                })?;
+            }
+        }
+        let status = process.stop(Duration::from_secs(10))?;
+        if !status.success() {
+            return Err(failed(format!("the peer ended with {status}; it said:\n{}", process.log_tail())));
+        }
+        Ok(())
+    }
+
+    fn guest_turn(&mut self, what: Turn) -> anyhow::Result<()> {
+        match what {
+            Turn::Switch => {
+                let device = steps::network_device(&self.guest, Network::Bridge)?;
+                self.guest.sh(&format!("ip link set {device} down && ip link set {device} up"))?;
+            }
+            Turn::Reload => {
+                steps::unload(&self.guest, true)?;
+                steps::load(&self.guest, false)?;
+                steps::configure(&self.guest, Network::Bridge)?;
+            }
+            Turn::Reboot => {
+                self.guest.reboot()?;
+                steps::load(&self.guest, false)?;
+                steps::configure(&self.guest, Network::Bridge)?;
+            }
+        }
+        steps::wait_carrier(&self.guest, Network::Bridge, true)?;
+        steps::ping(&self.guest, Network::Bridge, PINGS)?;
+        Ok(())
+    }
+
+    /// Sees that the guest's windows work as they were asked to.
+    fn check_windows(&mut self) -> anyhow::Result<()> {
+        let asked = self.plan.options.windows.of(GUEST);
+        let status = self.twin.status()?;
+        let guest = status.ports.iter().find(|port| port.port == PortName::A);
+        let windows = guest.map(|port| port.windows.as_slice()).unwrap_or_default();
+        let as_asked = |window: &WindowStatus| (window.mode, window.class) == (asked.mode(), asked.class());
+        if windows.is_empty() || !windows.iter().all(as_asked) {
+            return Err(failed(format!("not every window of the guest is {asked}: {windows:?}")));
+        }
+        Ok(())
+    }
+
     fn check_health(&self) -> anyhow::Result<()> {
         let wrong = health::complaints(&self.guest.kernel_log()?);
         if wrong.is_empty() {
@@ -266,5 +367,29 @@ mod tests {
             assert!(judge(&report(&bad), 9, true).is_err(), "{field}");
         }
         assert!(judge(&json!({}), 9, true).is_err());
+    }
+
+    #[test]
+    fn a_report_says_what_held_and_how_often() {
+        let report = Report {
+            qemu: "11.1.3".to_owned(),
+            kernel: "6.12.1".to_owned(),
+            accel: "tcg".to_owned(),
+            window: "direct".to_owned(),
+            frames: 2000,
+            frames_ms: 3100,
+            restarts: 2,
+            restarts_ms: 4000,
+            guest_turns: 1,
+            reboots: false,
+            guest_turns_ms: 9999,
+        };
+        let text = report.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "Isthmus lab test --peer: QEMU 11.1.3, Linux 6.12.1, tcg, windows direct");
+        assert!(
+            lines[1].starts_with("  passed   2000 x frames each way, 0 lost") && lines[1].ends_with("  3 s")
+        );
+        assert!(lines[3].contains("1 x the guest goes: device, drivers  ") && lines[3].ends_with("  9 s"));
     }
 }

@@ -26,6 +26,7 @@ const ROOM_SOON: Duration = Duration::from_micros(200);
 #[derive(Debug)]
 pub struct LinuxLink {
     endpoint: Endpoint,
+    bridge: Arc<dyn Bridge>,
     mtu: u32,
     up: Option<Agreement>,
     generation: u64,
@@ -51,10 +52,11 @@ impl LinuxLink {
     /// [`StartError`].
     pub fn open(bridge: Arc<dyn Bridge>, offer: &Offer) -> Result<Self, StartError> {
         let windows = bridge.window_count().min(Config::default().windows);
-        let mut endpoint = Endpoint::open(bridge, Config { windows, ..Config::default() })?;
+        let mut endpoint = Endpoint::open(Arc::clone(&bridge), Config { windows, ..Config::default() })?;
         endpoint.enable(QUEUE);
         Ok(Self {
             endpoint,
+            bridge,
             mtu: offer.mtu.min(LINUX_MTU_MAX),
             up: None,
             generation: 0,
@@ -201,8 +203,9 @@ impl FrameLink for LinuxLink {
 
 impl Drop for LinuxLink {
     fn drop(&mut self) {
-        // The link goes down after it, with the endpoint.
-        if let Err(error) = self.endpoint.disable(QUEUE) {
+        // First the farewell, for a peer that knows the link down by it alone.
+        let parted = self.endpoint.disable(QUEUE).and_then(|()| Ok(self.bridge.link_disable()?));
+        if let Err(error) = parted {
             tracing::debug!(%error, "no farewell was said");
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::bell::Bell;
 use crate::domain::{PacketBuffer, ProtectionDomain, unique};
-use crate::lane::{LaneError, LaneOver, Meta, PostError, Receiver, SendError, Sender};
+use crate::lane::{Claim, LaneError, LaneOver, Meta, PostError, Receiver, SendError, Sender};
 use crate::packet::{Packet, RequestId};
 use crate::statistics::{Counters, Statistics, add};
 use shm::{Mapping, Memory, Window};
@@ -146,6 +146,8 @@ pub struct Vi<D, O: Window = Mapping, M: Memory = Mapping> {
     told: Cell<usize>,
     software: RefCell<VecDeque<u16>>,
     overflow: Cell<bool>,
+    /// Whether there may be an event that no lane tells of.
+    others: Cell<bool>,
     bell: Option<Bell>,
     counters: Counters,
     marker: PhantomData<fn() -> D>,
@@ -164,6 +166,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             told: Cell::new(0),
             software: RefCell::new(VecDeque::with_capacity(SOFTWARE_EVENTS)),
             overflow: Cell::new(false),
+            others: Cell::new(false),
             bell: None,
             counters: Counters::default(),
             marker: PhantomData,
@@ -370,6 +373,58 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         Ok(())
     }
 
+    /// Does something with a lane's sender that is no frame yet.
+    pub(crate) fn claimed<T>(
+        &self,
+        lane: LaneId,
+        with: impl FnOnce(&mut Sender<O, M>) -> Result<T, SendError>,
+    ) -> Result<T, TransmitError> {
+        let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
+        Ok(with(&mut lane.sender.borrow_mut())?)
+    }
+
+    /// Stages the event of a frame that lies in a claimed buffer; the claim comes back if it could not.
+    pub(crate) fn publish(
+        &self,
+        lane: LaneId,
+        claim: Claim,
+        len: usize,
+        meta: Meta,
+        request: RequestId,
+    ) -> Result<(), (Option<Claim>, TransmitError)> {
+        let mut claim = Some(claim);
+        let staged = self.with_sender(lane, len, request, |sender| {
+            let Some(this) = claim.take() else { return Ok(()) };
+            sender.publish(this, len, meta).map_err(|(this, error)| {
+                claim = Some(this);
+                error
+            })
+        });
+        staged.map(drop).map_err(|error| (claim, error))
+    }
+
+    /// Stages a frame that lies in shared memory.
+    pub(crate) fn stage_from(
+        &self,
+        lane: LaneId,
+        memory: &impl Memory,
+        at: usize,
+        len: usize,
+        meta: Meta,
+        request: RequestId,
+    ) -> Result<(), TransmitError> {
+        self.with_sender(lane, len, request, |sender| sender.stage_from(memory, at, len, meta)).map(drop)
+    }
+
+    /// The length and the first 40 bytes of a frame whose payload is still on its way to a receiving lane, if its
+    /// sender announced it ([`transmit_ctpio`](Self::transmit_ctpio)) and it is the next to come. Nothing is taken:
+    /// the frame comes by a poll, and may differ.
+    #[must_use]
+    pub fn peek(&self, lane: LaneId) -> Option<(u32, [u8; 40])> {
+        // A lane that is over is told by the next poll.
+        self.receive.get(lane.0 as usize)?.receiver.peek().ok()?
+    }
+
     #[inline(always)]
     fn with_sender<T>(
         &self,
@@ -402,6 +457,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             }
         }
         completed.push_back(request);
+        self.others.set(true);
         add(&self.counters.sent_frames, 1);
         add(&self.counters.sent_bytes, bytes as u64);
         Ok((lane, out))
@@ -450,16 +506,16 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
                 return count;
             }
         }
-        if self.quiet() { count } else { self.poll_others(events, count) }
+        if self.others.get() { self.poll_others(events, count) } else { count }
     }
 
-    #[inline(always)]
     fn quiet(&self) -> bool {
         self.completed.borrow().len() == self.told.get()
             && self.software.borrow().is_empty()
             && !self.overflow.get()
     }
 
+    #[inline(never)]
     fn poll_others<'vi>(&'vi self, events: &mut [Event<'vi, D, O, M>], mut count: usize) -> usize {
         let completed = self.completed.borrow().len();
         if completed > self.told.get()
@@ -481,6 +537,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             self.overflow.set(false);
             count += 1;
         }
+        self.others.set(!self.quiet());
         count
     }
 
@@ -512,6 +569,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
 
     /// Puts a number into the event queue. When it is full the number is lost, and a poll tells of an overflow.
     pub fn put(&self, number: u16) {
+        self.others.set(true);
         let mut software = self.software.borrow_mut();
         if software.len() < SOFTWARE_EVENTS {
             software.push_back(number);

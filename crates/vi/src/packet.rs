@@ -114,6 +114,11 @@ impl<'vi, D, O: Window, M: Memory> Packet<'vi, D, O, M> {
         self.read(at, &mut bytes).ok().map(|()| u32::from_be_bytes(bytes))
     }
 
+    /// The memory that it lies in and where, if it is in a buffer.
+    pub(crate) fn place(&self) -> Option<(&M, usize)> {
+        self.body.buffer().map(|index| self.lane.receiver().place(index))
+    }
+
     /// Takes the buffer out of the lane: the application has it until it posts it again. None for a short frame,
     /// which needs no buffer; it is let go.
     #[must_use]

@@ -1,6 +1,6 @@
 //! Sending to whom it concerns: the receiver's table at the sender.
 
-use crate::filter::{HEADER_BYTES, Headers, Table, Verdict};
+use crate::filter::{FlowCache, Table, Verdict};
 use crate::interface::{LaneId, TransmitError, Vi};
 use crate::lane::{Meta, SendError};
 use crate::packet::RequestId;
@@ -19,7 +19,7 @@ pub struct Steered {
 
 impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// Sends a frame to every interface whose filter takes it: `table` is the one that the receiver has published,
-    /// with the lanes of this interface as targets. What comes back as [`Verdict::Kernel`] is for the net device.
+    /// with the lanes of this interface as targets, and `cache` keeps its last answer. What comes back as [`Verdict::Kernel`] is for the net device.
     ///
     /// One that has no room does not hold up the others.
     ///
@@ -29,15 +29,14 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     pub fn transmit_steered(
         &self,
         table: &Table<LaneId>,
+        cache: &mut FlowCache<LaneId>,
         frame: &[u8],
         stamp: u64,
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
-        let beginning = frame.get(..HEADER_BYTES).unwrap_or(frame);
         let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
-        let Some(headers) = Headers::parse(beginning) else { return Ok(steered) };
         let mut failed = None;
-        steered.verdict = table.steer(&headers, |lane, filter| {
+        steered.verdict = cache.steer(table, frame, |lane, filter| {
             match self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
                 Ok(()) => steered.sent += 1,
                 Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,

@@ -1,6 +1,6 @@
 //! Frames reach the interfaces whose filters take them, and no other.
 
-use vi::filter::{Block, Filter, Table, Target, Verdict};
+use vi::filter::{Block, Filter, FlowCache, Table, Target, Verdict};
 use vi::lane::{Geometry, SharedLane};
 use vi::{Event, LaneId, ProtectionDomain, RequestId, Vi};
 
@@ -44,7 +44,7 @@ fn received(vi: &Vi<Host>) -> Vec<(u16, u8)> {
 #[test]
 fn each_interface_gets_exactly_its_frames() {
     let (sender, receivers) = host();
-    let mut table = Table::new();
+    let (mut table, mut cache) = (Table::new(), FlowCache::default());
     let low: Filter = "udp:10.0.0.2:0-99".parse().unwrap();
     let high: Filter = "udp:10.0.0.2:100-199".parse().unwrap();
     table.add(low, Target::One(LaneId(0))).unwrap();
@@ -54,7 +54,8 @@ fn each_interface_gets_exactly_its_frames() {
     let mut expected = [Vec::new(), Vec::new(), Vec::new()];
     for n in 0..2000_u16 {
         let (port, mark) = (n.wrapping_mul(7) % 250, n.to_le_bytes()[0]);
-        let steered = sender.transmit_steered(&table, &frame(port, mark), 0, RequestId(0)).unwrap();
+        let steered =
+            sender.transmit_steered(&table, &mut cache, &frame(port, mark), 0, RequestId(0)).unwrap();
         let taken = port < 200;
         assert_eq!(steered.verdict, if taken { Verdict::Taken } else { Verdict::Kernel });
         assert_eq!((steered.sent, steered.full), (if taken { 2 } else { 1 }, 0));
@@ -70,23 +71,23 @@ fn each_interface_gets_exactly_its_frames() {
     let mut multicast = frame(1, 1);
     multicast[0] = 1;
     multicast[33] = 9;
-    let steered = sender.transmit_steered(&table, &multicast, 0, RequestId(0)).unwrap();
+    let steered = sender.transmit_steered(&table, &mut cache, &multicast, 0, RequestId(0)).unwrap();
     assert_eq!(steered.verdict, Verdict::Blocked);
 }
 
 #[test]
 fn one_who_has_no_room_does_not_hold_up_the_others() {
     let (sender, receivers) = host();
-    let mut table = Table::new();
+    let (mut table, mut cache) = (Table::new(), FlowCache::default());
     table.add(Filter::UnicastAll, Target::One(LaneId(0))).unwrap();
     table.add(Filter::UnicastAll, Target::One(LaneId(1))).unwrap();
     for n in 0..10 {
-        let steered = sender.transmit_steered(&table, &frame(1, n), 0, RequestId(0)).unwrap();
+        let steered = sender.transmit_steered(&table, &mut cache, &frame(1, n), 0, RequestId(0)).unwrap();
         assert_eq!((steered.sent, steered.full), if n < 8 { (2, 0) } else { (1, 1) });
         assert_eq!(received(&receivers[1]), [(2, n)]);
     }
     assert_eq!(sender.statistics().full, 2);
     assert_eq!(received(&receivers[0]).len(), 8);
-    let short = sender.transmit_steered(&table, &[2; 13], 0, RequestId(0)).unwrap();
+    let short = sender.transmit_steered(&table, &mut cache, &[2; 13], 0, RequestId(0)).unwrap();
     assert_eq!((short.verdict, short.sent), (Verdict::Kernel, 0));
 }

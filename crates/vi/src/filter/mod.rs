@@ -23,6 +23,7 @@
 //! A filter of ranks 1, 2, 5 and 6 may ask for a VLAN: then it takes frames with that tag alone; without, it takes
 //! tagged and untagged ones. Fragments have no ports: ranks 1 and 2 do not take them.
 
+mod flow;
 #[cfg(test)]
 pub(crate) mod frames;
 mod grammar;
@@ -30,6 +31,7 @@ mod headers;
 mod table;
 mod toeplitz;
 
+pub use flow::FlowCache;
 pub use grammar::BadFilter;
 pub use headers::{HEADER_BYTES, Headers, Ip, Mac};
 pub use table::{Block, MOST_FILTERS, Table, TableError, Target, Verdict};

@@ -506,6 +506,11 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         self.memory.read(self.geometry.buffer_at(body.index) + at, out)
     }
 
+    /// The receive area, and where in it a buffer lies: for a copy that goes on to another window.
+    pub(crate) fn place(&self, index: u32) -> (&M, usize) {
+        (&self.memory, self.geometry.buffer_at(index))
+    }
+
     /// Before sleep: arms the lane, then looks once more. True: nothing came, and whatever comes from now on wakes.
     ///
     /// # Errors

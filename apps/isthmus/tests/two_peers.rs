@@ -1,0 +1,114 @@
+//! `isthmus twin` and an `isthmus peer linux` at each of its ports: three processes, over sockets, as a user starts them.
+
+#![forbid(unsafe_code)]
+
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// A child that dies with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    /// SIGTERM, and what it printed until it ended; it ends well.
+    fn end(mut self) -> String {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let mut said = String::new();
+        self.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(self.0.wait().unwrap().success(), "{said}");
+        said
+    }
+}
+
+fn isthmus(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_isthmus"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// A twin that listens.
+fn twin(directory: &Path, window: &str) -> Running {
+    let path = |name: &str| directory.join(name);
+    let mut command = isthmus(&["twin", "--json", "--window", window]);
+    command.arg("--port-a").arg(path("a")).arg("--port-b").arg(path("b")).arg("--control").arg(path("c"));
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with('{'), "{line}");
+    Running(child)
+}
+
+fn peer(directory: &Path, port: &str, arguments: &[&str]) -> Command {
+    let mut command = isthmus(&["peer", "linux"]);
+    command.arg("--port").arg(directory.join(port)).args(arguments);
+    command
+}
+
+fn raw_test(directory: &Path, arguments: &[&str]) -> Output {
+    peer(directory, "b", &[&["--json", "--frames", "2000"], arguments].concat()).output().unwrap()
+}
+
+#[test]
+fn frames_cross_between_processes_trapped_and_mapped() {
+    for (window, windows) in [("trap", "messaged"), ("direct", "mapped")] {
+        let directory = TempDir::new().unwrap();
+        let at = directory.path();
+        let _twin = twin(at, window);
+        let control = at.join("c");
+        let control: &[&str] = &["--control", control.to_str().unwrap()];
+        let mut answers = peer(at, "a", &[&["--addr", "10.0.77.1/24"], control].concat());
+        let answers = Running(answers.stdout(Stdio::piped()).spawn().unwrap());
+        let output = raw_test(at, control);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let report = &object["report"];
+        assert_eq!(
+            (report["windows"].as_str(), report["raw"]["answered"].as_u64()),
+            (Some(windows), Some(2000))
+        );
+        assert!(said.contains("queue pair 0 up"), "{said}");
+        let said = answers.end();
+        assert!(said.contains("received 2001 frames"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_with_a_status() {
+    let directory = TempDir::new().unwrap();
+    let at = directory.path();
+    let told = |command: &mut Command| {
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (status, said) = told(&mut peer(at, "b", &[]));
+    assert!(status == Some(2) && said.contains("start the twin first"), "{said}");
+
+    let _twin = twin(at, "trap");
+    let (status, said) = told(&mut peer(at, "b", &["--frames", "1", "--timeout", "1"]));
+    assert!(status == Some(1) && said.contains("the link is down: nobody drives the other port"), "{said}");
+
+    let first = Running(peer(at, "b", &[]).stdout(Stdio::piped()).spawn().unwrap());
+    // Its port is taken from the moment that the twin knows it.
+    let status = || isthmus(&["status", "--json", "--control"]).arg(at.join("c")).output().unwrap();
+    while !String::from_utf8_lossy(&status().stdout).contains("\"attached\":true") {}
+    let (code, said) = told(&mut peer(at, "b", &[]));
+    assert!(code == Some(2) && said.contains("another driver is attached"), "{said}");
+    first.end();
+
+    fs::write(at.join("bad.toml"), "[[rule]]\non = \"send\"\ndo = \"stall\"\n").unwrap();
+    let script = at.join("bad.toml");
+    let (status, said) = told(&mut peer(at, "b", &["--script", script.to_str().unwrap()]));
+    assert!(status == Some(2) && said.contains("rule 1: `ms` is missing"), "{said}");
+}
