@@ -135,6 +135,11 @@ impl std::fmt::Debug for Carrier {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::flow::{Inflow, Outflow, Wake};
+    use crate::layout::Geometry;
+    use crate::region::Ends;
+    use shm::Heap;
+    use std::sync::Arc;
 
     #[test]
     fn the_way_follows_the_size_and_the_place() {
@@ -146,5 +151,47 @@ mod tests {
         let fast_rep = Routine::for_size(512) == Routine::Rep;
         assert_eq!(far.way(512, 2040), if fast_rep { Way::Cached(Routine::Rep) } else { Way::Streamed });
         assert_eq!(Carrier::new(Placement::Bridge).way(128, 2040), Way::Streamed);
+    }
+
+    /// An engine that copies when it is asked to finish, and fails once it has made so many copies.
+    struct Engine {
+        to: Arc<Heap>,
+        waiting: Vec<(usize, Vec<u8>)>,
+        left: usize,
+    }
+
+    impl DmaEngine for Engine {
+        fn copy(&mut self, at: usize, data: &[u8]) -> Result<(), DmaFailed> {
+            self.left = self.left.checked_sub(1).ok_or(DmaFailed)?;
+            self.waiting.push((at, data.to_vec()));
+            Ok(())
+        }
+
+        fn finish(&mut self) -> Result<(), DmaFailed> {
+            self.waiting.drain(..).for_each(|(at, data)| self.to.write(at, &data).unwrap());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn long_frames_go_by_the_engine_and_its_failure_is_told() {
+        for (geometry, cells) in [(Geometry::paper(64).unwrap(), 3), (Geometry::fast(16, 2048).unwrap(), 1)] {
+            let (a, b) = (Arc::new(Heap::new(4096)), Arc::new(Heap::new(geometry.region_bytes())));
+            let at_a = Ends { out: Arc::clone(&b), theirs: 0, own: Arc::clone(&a), mine: 0 };
+            let at_b = Ends { out: a, theirs: 0, own: Arc::clone(&b), mine: 0 };
+            let mut carrier = Carrier::new(Placement::Near);
+            carrier.attach(Box::new(Engine { to: b, waiting: Vec::new(), left: cells }), 1500);
+            let mut out = Outflow::new(at_a, geometry, carrier, Wake::default());
+            let mut inflow = Inflow::new(at_b, geometry, geometry.longest_frame(), Wake::default());
+            // By the processor, by the engine.
+            for len in [1499_usize, 1500] {
+                let frame: Vec<u8> = (0..len).map(|at| (at * 7).to_le_bytes()[0]).collect();
+                out.put(&frame).unwrap();
+                out.publish().unwrap();
+                assert!(inflow.fetch().unwrap());
+                assert_eq!(inflow.frame(), frame);
+            }
+            assert_eq!(out.put(&[0; 1500]), Err(Fault::Dma));
+        }
     }
 }
