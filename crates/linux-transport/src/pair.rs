@@ -219,7 +219,12 @@ impl Pair {
             }
             return Ok(());
         }
-        if waiting.published && !peer_is_ready && rings.has_first(port)? {
+        // The bit is looked at once more: a peer that came up between two looks has set it before it sent.
+        if waiting.published
+            && !peer_is_ready
+            && rings.has_first(port)?
+            && port.scratchpad(SCRATCHPAD_QP_LINKS)? & self.bit == 0
+        {
             // It was up on the strength of my bit, and went, before I looked.
             return self.start_over(Down::Message, ready, bells, events, port);
         }
