@@ -113,6 +113,13 @@ fn with_guests(workspace: &Workspace) -> Vec<Step> {
     });
     let figures = [
         Step {
+            name: "soak",
+            work: Work::Cargo(
+                Cargo::new("run --release --locked -- soak --minutes 1 --flaps 3 --kills 2").minutes(4),
+            ),
+            advice: "What was lost, corrupt or out of order is in the table above; it takes root and two network namespaces.",
+        },
+        Step {
             name: "lab test --peer",
             work: Work::Cargo(Cargo::new("run --release --locked -- lab test --peer").minutes(5)),
             advice: "What the process said, and the guest's console, are above.",

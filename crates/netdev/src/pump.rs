@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// Frames in one direction before the other has its turn, and before the peer sees them.
 const BATCH: usize = 16;
+/// A peer that sleeps is rung for a frame of so many bytes at once, and for shorter ones when the batch is over.
+const RING_BYTES: usize = 16 << 10;
 /// Longer than any frame of any agreement.
 const BUFFER_BYTES: usize = 66 << 10;
 
@@ -84,8 +86,8 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
                 continue;
             }
             if last_moved.elapsed() < self.patience {
-                // Others may have to run for something to move; on an idle processor this returns at once.
-                rustix::thread::sched_yield();
+                // Not `sched_yield`: on a busy machine it gives a whole time slice away, and a sleeper is back sooner.
+                std::hint::spin_loop();
                 continue;
             }
             if self.sleep(stop)? == Woken::Stopped {
@@ -185,6 +187,9 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
             let start = if agreement.offload.has_header() { 0 } else { VNET_HEADER_BYTES };
             match self.link.send(frame.get(start..).unwrap_or_default()) {
                 Sent::Taken => {
+                    if bytes >= RING_BYTES {
+                        self.link.publish();
+                    }
                     self.held = None;
                     self.counters.tx_frames.add(1);
                     self.counters.tx_bytes.add(count(bytes.saturating_sub(VNET_HEADER_BYTES)));
