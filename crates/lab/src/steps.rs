@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub const LINK: Duration = Duration::from_secs(30);
 /// How long ntb_transport's hand-shake may take after that.
 const CARRIER_SECONDS: u32 = 30;
+/// How long a guest may take to print its counters.
+const COUNTERS: Duration = Duration::from_secs(20);
 /// Channels of the twin's I/OAT engine.
 const CHANNELS: usize = 4;
 /// The modules of the network device, in order of loading.
@@ -200,7 +202,11 @@ pub fn ping(guest: &Guest, network: Network, count: u32) -> anyhow::Result<Ping>
         failed(format!("ping in guest {} says: {text}{}", guest.side(), captured.error_text()))
     })?;
     if read.received != read.sent || read.sent != count {
-        return Err(failed(format!("ping from guest {} lost answers: {}", guest.side(), text.trim())));
+        // Which end lost them: ntb_transport and the device count.
+        let counters = "cat /sys/kernel/debug/ntb_transport/*/qp0/stats; ip -s link; true";
+        let counters = guest.run_for(counters, COUNTERS).map_or_else(|_| String::new(), |said| said.text());
+        let side = guest.side();
+        return Err(failed(format!("ping from guest {side} lost answers: {}\n{counters}", text.trim())));
     }
     Ok(read)
 }

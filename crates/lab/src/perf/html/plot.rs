@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 const WIDTH: f64 = 920.0;
-const LEFT: f64 = 64.0;
+const LEFT: f64 = 72.0;
 /// Room for the names of lines.
 const RIGHT: f64 = 190.0;
 /// Text is not set closer than this.
