@@ -52,7 +52,7 @@ enum Chore {
     },
     /// Format, clippy, arrows, sources, register page, documentation: what must hold before a commit
     Check,
-    /// The rings of `cells` in loom: every interleaving, then each ordering weakened alone, which must fail
+    /// The rings of `cells` and the lanes of `vi` in loom: every interleaving, then each ordering weakened alone, which must fail
     Loom,
     /// Unit tests, doc tests, loom, benches compiled; with --guests, or where CI is set, real guests too
     Test {

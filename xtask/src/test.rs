@@ -66,7 +66,7 @@ fn without_guests(ci: bool, nextest: bool) -> Vec<Step> {
     ]
 }
 
-/// Every interleaving of the rings, and each of their orderings weakened alone.
+/// Every interleaving of the rings and lanes, and each of their orderings weakened alone.
 pub(crate) fn loom() -> Step {
     // Another cfg is another build of everything below: it has a target directory of its own.
     let models = Cargo::new("test -p cells -p vi --lib --locked --target-dir target/loom");

@@ -45,6 +45,8 @@ impl FarSide {
 #[derive(Debug)]
 pub(crate) struct Opposite {
     pub(crate) near: Arc<dyn Bridge>,
+    /// Where this host's DMA engine is served, in mode dma.
+    pub(crate) engine: Option<PathBuf>,
     // In this order: the far side sees the link go down and ends, then the twin.
     _far: Process,
     _twin: Process,
@@ -64,6 +66,10 @@ impl Opposite {
         command.args(["--training-ms", &TRAINING_MS.to_string(), "--window", &mode.to_string()]);
         command.args(["--mw-size", &mw_bytes.to_string()]);
         command.arg("--port-a").arg(&a).arg("--port-b").arg(&b).arg("--control").arg(&control);
+        let engine = (mode == WindowMode::Dma).then(|| at("dma-a"));
+        if let Some(engine) = &engine {
+            command.arg("--dma-a").arg(engine).arg("--dma-b").arg(at("dma-b"));
+        }
         let mut twin = Process::start(command.stdout(Stdio::piped()), "the twin")?;
         twin.wait_for_line()?;
         let mapped = mode.class() == ::control::WindowClass::Mapped;
@@ -78,7 +84,7 @@ impl Opposite {
         near.link_enable(Speed::Auto, Width::Auto)?;
         near.wait_for_link(true, PATIENCE).context("the far side does not come")?;
         near.doorbells_unmask(near.doorbell_valid_mask())?;
-        Ok(Self { near: Arc::new(near), _far: far, _twin: twin, _directory: directory })
+        Ok(Self { near: Arc::new(near), engine, _far: far, _twin: twin, _directory: directory })
     }
 }
 

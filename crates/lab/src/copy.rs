@@ -30,6 +30,10 @@ pub struct Order {
     pub run_bytes: u64,
     /// How often.
     pub rounds: u32,
+    /// Whether source and target lie where they meet in an emulated processor's table of pages, to see what that costs:
+    /// they are apart otherwise.
+    #[serde(default)]
+    pub meet: bool,
 }
 
 /// One run.

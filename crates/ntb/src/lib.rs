@@ -13,22 +13,39 @@
 //! ```
 //!
 //! # How to use it
-//! ```ignore
+//! ```no_run
+//! # use ntb::*;
+//! # use std::{path::Path, sync::Arc, time::Duration};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // The control socket lets windows be memory; without it each store is a message.
+//! let port = VfioUser::connect(Path::new("/tmp/a.sock"), Some(Path::new("/tmp/twin.sock")))?;
 //! let bridge: Arc<dyn Bridge> = Arc::new(Gen3::open(Arc::new(port))?);
 //! let inbound = bridge.inbound(0, 64 << 10)?;               // memory of mine, open to the peer until it is dropped
 //! bridge.link_enable(Speed::Auto, Width::Auto)?;
 //! bridge.wait_for_link(true, Duration::from_secs(5))?;      // the peer has enabled its end, too
 //! let outbound = bridge.outbound(0)?;                       // the way into the peer; ask again after link down
-//! outbound.write(0, b"hello")?;                            // traits Window and Memory of crate shm
+//! outbound.write(0, b"hello")?;                             // traits Window and Memory of crate shm
 //! bridge.doorbells_unmask(1 << 3)?;                         // all are masked at first
 //! bridge.ring(1 << 3)?;                                     // at the peer
 //! let events = bridge.wait(Duration::from_secs(1))?;        // or poll event_fd(), or events() without waiting
 //! if events.doorbells & 1 << 3 != 0 {
 //!     bridge.doorbells_clear(1 << 3)?;                      // clear first, then look
+//!     let mut word = [0; 4];
+//!     inbound.read(0, &mut word)?;
 //! }
-//! if let Some(link) = events.link { /* down: drop Outbound; up: begin anew */ }
+//! if let Some(link) = events.link {
+//!     println!("the link is {link}");                       // down: drop Outbound; up: begin anew
+//! }
+//! # Ok(())
+//! # }
 //! ```
 //! [`Bridge`] is object-safe, and every method takes `&self` from any thread.
+//!
+//! # Write-combining
+//! A kernel maps a window write-combined (Linux `ioremap_wc`), and DPDK measures more than ten times from it. A process cannot ask
+//! for that: vfio maps BARs uncached, on hardware. On a twin a mapped window is ordinary memory, cached and coherent, and needs
+//! none of it; [`Routine::Stream`] with [`Window::flush`] is the nearest on hardware. Code that calls `flush` before it rings is right on
+//! all of them.
 //!
 //! # What it does not do
 //! Transports: queues, frames and flow control are built on top. It trains no link and moves no data by itself, starts no thread but

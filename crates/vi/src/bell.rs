@@ -1,6 +1,7 @@
 //! Bells: how a sender wakes a receiver that sleeps.
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, read, write};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,9 +23,15 @@ impl Bell {
     }
 
     /// One that another process sent. Whether it is an eventfd shows when it is rung.
-    #[must_use]
-    pub fn from_descriptor(fd: OwnedFd) -> Self {
-        Self { fd }
+    ///
+    /// The process shares the descriptor's state: one that undoes what is set here, and fills the counter, makes a
+    /// ring wait. Take bells from processes that are trusted that far.
+    ///
+    /// # Errors
+    /// When it cannot be made one that never blocks.
+    pub fn from_descriptor(fd: OwnedFd) -> io::Result<Self> {
+        fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+        Ok(Self { fd })
     }
 
     /// The same bell for another holder.
@@ -79,5 +86,35 @@ impl Bell {
 impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bell_rings_once_however_often_and_for_every_holder() {
+        let bell = Bell::new().unwrap();
+        let sent = Bell::from_descriptor(bell.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        assert!(!bell.wait(Some(Duration::ZERO)).unwrap());
+        sent.ring().unwrap();
+        sent.ring().unwrap();
+        assert!(bell.wait(None).unwrap());
+        assert!(!bell.wait(Some(Duration::ZERO)).unwrap());
+    }
+
+    #[test]
+    fn a_full_counter_does_not_hold_up_who_rings() {
+        let bell = Bell::new().unwrap();
+        write(&bell.fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        bell.ring().unwrap();
+        assert!(bell.wait(None).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_eventfd_is_an_error() {
+        let (read, _write) = rustix::pipe::pipe().unwrap();
+        assert!(Bell::from_descriptor(read).unwrap().ring().is_err());
     }
 }

@@ -1,13 +1,55 @@
-//! Virtual interfaces: layer 2 in user space, in about the time that a cache line takes.
+//! Virtual interfaces: layer 2 in user space, with the concepts and the manners of ef_vi.
 //!
 //! ```text
-//!   sender ──▶ lane ──▶ receiver        a frame of up to 60 bytes is one cache line, with its event
+//!   Vi::transmit ─▶ Table::steer (the receiver's filters, at the sender) ─▶ Sender ──one cache line──▶ slot
+//!                                                                             └──longer payload──▶ posted buffer
+//!   Vi::poll ─▶ Event::Received(Packet) ◀─ read where it landed ◀─ Receiver ◀── slot, buffer
+//!                  └─ dropped: credit and buffer go back ──▶ the sender's own memory
 //! ```
 //!
-//! [`lane`] is the ring between one sender and one receiver.
+//! [`Vi`] belongs to one thread and has [lanes](lane): each is one ring from one sending to one receiving interface, with
+//! its own buffers, in its own memory file. [`ProtectionDomain`] and [`PacketBuffer`] say whose buffers may be posted
+//! where, [`filter`] which frames an interface gets, [`Pio`] and [`Alternative`] hold frames with the receiver before
+//! they are sent. docs/vi.md teaches all of it; docs/vi-parity.md compares it with ef_vi row by row.
 //!
-//! What this crate does not do: lock, allocate or call the system on the way of a frame; read across the bridge; trust
-//! what the other end writes.
+//! ```
+//! use vi::lane::{Geometry, Meta, SharedLane};
+//! use vi::{Event, ProtectionDomain, RequestId, Vi};
+//!
+//! #[derive(Debug)]
+//! struct Market;
+//!
+//! let domain = ProtectionDomain::<Market>::new();
+//! let lane = SharedLane::create(Geometry::default())?;
+//! let (mut here, mut there) = (Vi::<Market>::new(&domain), Vi::<Market>::new(&domain));
+//! let out = here.attach_sender(lane.sender()?, None);
+//! let (_, buffers) = there.attach_receiver(lane.receiver()?);
+//! for buffer in buffers {
+//!     there.receive_init(buffer, RequestId(0)).map_err(|refused| refused.reason)?;
+//! }
+//! there.receive_push();
+//!
+//! here.transmit(out, b"a frame", Meta::default(), RequestId(1))?;
+//! let mut events = [Event::Nothing, Event::Nothing];
+//! assert_eq!(there.poll(&mut events), 1);
+//! let Event::Received(packet) = &events[0] else { unreachable!() };
+//! assert_eq!(&packet.header::<7>(), b"a frame");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Invariants:
+//! - nothing is loaded across a window: what an end polls lies in its own memory;
+//! - every word that the other end wrote is loaded once and checked; one that makes no sense ends its lane with a
+//!   [reason](lane::Nonsense), harms no other lane, and is told once;
+//! - a buffer has one holder: the application, the sender, or the packet in it;
+//! - in steady state nothing is allocated, and on lanes without wake-ups no system call is made;
+//! - a receiver that has primed and sleeps is woken by the next frame.
+//!
+//! Not built: the *adapter* (layout of one window for many lanes, agreement on MAC, MTU, features and generation with a
+//! peer, publication of filter tables); the service that hands lanes to processes, and with it the second look at
+//! filters for senders that are not trusted; clocks (a [stamp](lane::Meta::stamp) is carried, not made); packed
+//! streams, capture and replay; timers, pacing, merged receive events; the commands `isthmus vi`. Lanes run over any
+//! `shm` window, but nothing here opens one across a bridge.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(

@@ -3,7 +3,9 @@
 use super::Log;
 use crate::opposite::{ECHOES, PATIENCE, SUM, answer, await_bell, sum};
 use anyhow::ensure;
-use ntb::{Bridge, Inbound, MessageQueue, Window, WindowKind};
+use ntb::dma::{DmaCopy, DmaEngine, DmaTarget, Ioat};
+use ntb::{Bridge, Inbound, MessageQueue, VfioUser, Window, WindowKind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -68,8 +70,7 @@ impl Stage {
     /// Stores through window 0, checked at the other side.
     pub(super) fn window(&self, log: &mut Log, mode: WindowMode) -> anyhow::Result<()> {
         let near = &*self.near;
-        let data: Vec<u8> =
-            (0..WINDOW_BYTES).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[1]).collect();
+        let data = data();
         let outbound = near.outbound(0)?;
         self.opposite(|| {
             log.step(&format!("window {mode}: 1 MiB stored, summed up there"), || {
@@ -78,17 +79,31 @@ impl Stage {
                 // A read comes back after the stores before it.
                 outbound.settle()?;
                 let stored = began.elapsed();
-                near.peer_scratchpad_write(0, u32::try_from(data.len())?)?;
-                near.ring(1 << SUM)?;
-                await_bell(near, SUM)?;
-                ensure!(near.scratchpad(1)? == sum(&data), "the far side has other bytes");
-                let rate = f64::from(u32::try_from(data.len())?) / micros(stored);
+                compare(near, &data)?;
                 let kind = match outbound.kind() {
                     WindowKind::Mapped => "mapped",
                     WindowKind::Messaged => "messaged",
                 };
-                Ok(((), format!("{rate:.0} MB/s, {kind}")))
+                Ok(((), format!("{}, {kind}", rate(&data, stored)?)))
             })
+        })
+    }
+
+    /// The same by this host's DMA engine.
+    pub(super) fn engine(&self, log: &mut Log, socket: &Path) -> anyhow::Result<()> {
+        let near = &*self.near;
+        let data = data();
+        let to = DmaTarget::Window(near.outbound(0)?);
+        let mut engine = Ioat::open(Arc::new(VfioUser::connect(socket, None)?), 0)?;
+        let from = engine.allocate(u64::try_from(data.len())?)?;
+        from.write(0, &data)?;
+        log.step("window dma: 1 MiB by I/OAT, summed up there", || {
+            let began = Instant::now();
+            engine.copy(DmaCopy { from, from_at: 0, to, to_at: 0, bytes: data.len() }, None)?;
+            ensure!(engine.finish(PATIENCE)? == 1, "the engine does not finish");
+            let copied = began.elapsed();
+            compare(near, &data)?;
+            Ok(((), format!("{}, by the engine", rate(&data, copied)?)))
         })
     }
 
@@ -110,6 +125,24 @@ impl Stage {
             done
         })
     }
+}
+
+/// Bytes that tell when they are out of place.
+fn data() -> Vec<u8> {
+    (0..WINDOW_BYTES).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[1]).collect()
+}
+
+/// Has the other side sum up what has arrived.
+fn compare(near: &dyn Bridge, data: &[u8]) -> anyhow::Result<()> {
+    near.peer_scratchpad_write(0, u32::try_from(data.len())?)?;
+    near.ring(1 << SUM)?;
+    await_bell(near, SUM)?;
+    ensure!(near.scratchpad(1)? == sum(data), "the far side has other bytes");
+    Ok(())
+}
+
+fn rate(data: &[u8], time: Duration) -> anyhow::Result<String> {
+    Ok(format!("{:.0} MB/s", f64::from(u32::try_from(data.len())?) / micros(time)))
 }
 
 fn micros(time: Duration) -> f64 {

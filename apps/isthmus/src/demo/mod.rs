@@ -132,9 +132,9 @@ fn one_process(log: &mut Log) -> anyhow::Result<()> {
 /// Each end a process, and the twin a third.
 fn processes(log: &mut Log) -> anyhow::Result<()> {
     log.part("two processes", "a twin in a third, vfio-user between");
-    for (nth, mode) in
-        [WindowMode::Trap, WindowMode::Shared, WindowMode::Alias, WindowMode::Direct].into_iter().enumerate()
-    {
+    let modes =
+        [WindowMode::Trap, WindowMode::Shared, WindowMode::Alias, WindowMode::Direct, WindowMode::Dma];
+    for (nth, mode) in modes.into_iter().enumerate() {
         let start = || {
             let opposite = Opposite::start("demo", mode, 1 << 20)?;
             let link = opposite.near.link()?.to_string();
@@ -149,7 +149,10 @@ fn processes(log: &mut Log) -> anyhow::Result<()> {
         if nth == 0 {
             stage.registers(log)?;
         }
-        stage.window(log, mode)?;
+        match &opposite.engine {
+            Some(engine) => stage.engine(log, engine)?,
+            None => stage.window(log, mode)?,
+        }
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ use std::time::Instant;
 const APART_BYTES: u64 = 128 << 10;
 /// The distance holds in tables that span as many targets.
 const TARGETS: u64 = 16;
+/// What tables span at most in guests as small as the lab's: a distance of this is none in each of them.
+const MEET_BYTES: u64 = 64 << 20;
 /// Larger targets are for the host, which has no such table.
 const LARGEST_BYTES: u64 = 4 << 20;
 
@@ -27,13 +29,12 @@ pub(super) fn run(order: &Order) -> anyhow::Result<Vec<Run>> {
     let targets = order.targets.iter().map(|target| map(target, span_bytes));
     let targets = targets.collect::<anyhow::Result<Vec<_>>>()?;
     let source: Vec<u8> =
-        (0..=u8::MAX).cycle().take(usize::try_from(span_bytes + table_bytes(span_bytes))?).collect();
+        (0..=u8::MAX).cycle().take(usize::try_from(span_bytes + table_bytes(order))?).collect();
     let mut runs = Vec::new();
     // The first round brings pages and caches in, and does not count.
     for round in 0..=order.rounds {
         for (index, target) in targets.iter().enumerate() {
-            let source =
-                source.get(apart(&source, target, span_bytes)..).context("the source is too small")?;
+            let source = source.get(apart(&source, target, order)..).context("the source is too small")?;
             let begun = Instant::now();
             let mut copied = 0;
             while copied < run_bytes {
@@ -55,16 +56,20 @@ pub(super) fn run(order: &Order) -> anyhow::Result<Vec<Run>> {
 }
 
 /// The span of the largest table that is provided for.
-fn table_bytes(span_bytes: u64) -> u64 {
-    if span_bytes <= LARGEST_BYTES { span_bytes * TARGETS } else { 0 }
+fn table_bytes(order: &Order) -> u64 {
+    match order {
+        Order { meet: true, .. } => MEET_BYTES,
+        Order { span_bytes, .. } if *span_bytes <= LARGEST_BYTES => span_bytes * TARGETS,
+        Order { .. } => 0,
+    }
 }
 
 /// How far into `source` to begin, so that it is where the target wants it.
-fn apart(source: &[u8], target: &Mapping, span_bytes: u64) -> usize {
-    let distance = |bytes: u64| usize::try_from(bytes).unwrap_or(0);
-    let wanted = target.address().wrapping_add(distance(span_bytes + APART_BYTES));
-    let table = distance(table_bytes(span_bytes));
-    wanted.wrapping_sub(source.as_ptr().addr()).checked_rem(table).unwrap_or(0)
+fn apart(source: &[u8], target: &Mapping, order: &Order) -> usize {
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(0);
+    let distance = if order.meet { 0 } else { size(order.span_bytes + APART_BYTES) };
+    let wanted = target.address().wrapping_add(distance);
+    wanted.wrapping_sub(source.as_ptr().addr()).checked_rem(size(table_bytes(order))).unwrap_or(0)
 }
 
 fn map(target: &Target, span_bytes: u64) -> anyhow::Result<Mapping> {
@@ -83,7 +88,7 @@ mod tests {
 
     fn order(chunk_bytes: u64) -> Order {
         let targets = vec![Target::Memory, Target::Memory];
-        Order { targets, span_bytes: 1 << 16, chunk_bytes, run_bytes: 1 << 17, rounds: 3 }
+        Order { targets, span_bytes: 1 << 16, chunk_bytes, run_bytes: 1 << 17, rounds: 3, meet: false }
     }
 
     #[test]
@@ -103,17 +108,21 @@ mod tests {
     }
 
     #[test]
-    fn source_and_target_stay_apart() {
-        let span = 1 << 20;
-        let file = SharedFile::create("test", span).unwrap();
-        let target = Mapping::new(&file, 0, span, Access::ReadWrite).unwrap();
-        let source = vec![0; usize::try_from(span + table_bytes(span)).unwrap()];
-        let begin = source.as_ptr().addr() + apart(&source, &target, span);
-        let distance = begin.wrapping_sub(target.address());
-        for pages in [64, 128, 256, 512, 1024, 4096] {
-            let table = pages * 4096;
-            assert!(distance % table >= 1 << 17, "{pages}");
+    fn source_and_target_stay_apart_unless_they_are_to_meet() {
+        let order = Order { span_bytes: 1 << 20, ..order(4096) };
+        let file = SharedFile::create("test", order.span_bytes).unwrap();
+        let target = Mapping::new(&file, 0, order.span_bytes, Access::ReadWrite).unwrap();
+        let distance = |order: &Order, table: usize| {
+            let source = vec![0; usize::try_from(order.span_bytes + table_bytes(order)).unwrap()];
+            let begin = source.as_ptr().addr() + apart(&source, &target, order);
+            begin.wrapping_sub(target.address()) % table
+        };
+        let meeting = Order { meet: true, ..order.clone() };
+        for table in [64, 128, 256, 512, 1024, 4096].map(|pages| pages * 4096) {
+            assert!(distance(&order, table) >= 1 << 17, "{table}");
+            assert_eq!(distance(&meeting, table), 0, "{table}");
         }
-        assert_eq!(apart(&source, &target, LARGEST_BYTES + 1), 0);
+        let large = Order { span_bytes: LARGEST_BYTES + 1, ..order };
+        assert_eq!(table_bytes(&large), 0);
     }
 }

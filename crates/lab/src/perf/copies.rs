@@ -40,6 +40,7 @@ fn in_guest(pair: &Pair, side: Side) -> anyhow::Result<Copy> {
         chunk_bytes: CHUNK_BYTES.min(options.window_bytes),
         run_bytes: if mapped { MAPPED_RUN_BYTES } else { RUN_BYTES },
         rounds: ROUNDS,
+        meet: false,
     };
     let runs = carry_out(pair, side, &order)?;
     let rates = |target| Rates::of(runs.iter().filter(|run| run.target == target).map(Run::rate));
@@ -59,6 +60,7 @@ pub(super) fn in_memory(pair: &Pair, side: Side) -> anyhow::Result<f64> {
         chunk_bytes,
         run_bytes: MAPPED_RUN_BYTES,
         rounds: 1,
+        meet: false,
     };
     Ok(Rates::of(carry_out(pair, side, &order)?.iter().map(Run::rate)).median)
 }
@@ -73,6 +75,7 @@ fn carry_out(pair: &Pair, side: Side, order: &Order) -> anyhow::Result<Vec<Run>>
 /// One run on the host, `span_bytes` over and over until it has `run_bytes`: its rate.
 pub(super) fn on_host(settings: &Settings, span_bytes: u64, run_bytes: u64) -> anyhow::Result<f64> {
     let chunk_bytes = CHUNK_BYTES.min(span_bytes);
-    let order = Order { targets: vec![Target::Memory], span_bytes, chunk_bytes, run_bytes, rounds: 1 };
+    let order =
+        Order { targets: vec![Target::Memory], span_bytes, chunk_bytes, run_bytes, rounds: 1, meet: false };
     Ok(Rates::of((settings.copy_loop)(&order)?.iter().map(Run::rate)).median)
 }

@@ -1,4 +1,4 @@
-//! The report of `lab perf`: what one mode's run measured. People read it by [`super::text`], machines as JSON.
+//! The report of `lab perf`: what one mode's run measured. People read it as text, machines as JSON.
 
 use super::machine::Machine;
 use super::profile::Profile;

@@ -62,6 +62,8 @@ struct State {
     masked: u64,
     /// The link as it was told last.
     link: Link,
+    /// The last change was read from the register, and its event is still to come.
+    awaits_event: bool,
 }
 
 impl Gen3 {
@@ -94,7 +96,7 @@ impl Gen3 {
             windows,
             messages,
             vectors,
-            state: Mutex::new(State { masked: VALID_DOORBELLS, link: Link::default() }),
+            state: Mutex::new(State { masked: VALID_DOORBELLS, link: Link::default(), awaits_event: false }),
             link_generation: Arc::default(),
         };
         driver.state().link = driver.read_link()?;
@@ -125,19 +127,28 @@ impl Gen3 {
     fn poll_link(&self) -> Result<Option<Link>, BridgeError> {
         self.registers.write(Reg::IntStatus, 0, LINK_BITS)?;
         let link = self.read_link()?;
-        Ok(self.note_link(link))
-    }
-
-    /// Remembers the link, and says whether it is another one than before. A link that went down and came up again unseen is
-    /// no other one in the register, but its windows are: so an event counts as a change of generation, too.
-    fn note_link(&self, link: Link) -> Option<Link> {
         let mut state = self.state();
+        let is_late = std::mem::take(&mut state.awaits_event);
         let changed = state.link != link;
-        if changed && state.link.up || !changed && link.up {
+        // A link that went down and came up again unseen is no other one in the register, but its windows are: so an event without
+        // a change counts as one, unless it is that of a change that was read before it came.
+        if changed && state.link.up || !changed && link.up && !is_late {
             self.link_generation.advance();
         }
         state.link = link;
-        changed.then_some(link)
+        Ok(changed.then_some(link))
+    }
+
+    /// The register was read without an event.
+    fn note_link(&self, link: Link) {
+        let mut state = self.state();
+        if state.link != link {
+            if state.link.up {
+                self.link_generation.advance();
+            }
+            state.link = link;
+            state.awaits_event = true;
+        }
     }
 
     fn set_masked(&self, change: impl FnOnce(u64) -> u64) -> Result<(), BridgeError> {
@@ -166,7 +177,7 @@ impl Gen3 {
                 false => self.read_link()?,
             };
             if link.up == up {
-                self.note_if_new(link);
+                self.note_link(link);
                 return Ok(link);
             }
             let Some(left) = timeout.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) else {
@@ -175,13 +186,6 @@ impl Gen3 {
             if let Some(fd) = self.vectors.one(LINK_VECTOR) {
                 wait_readable(fd, left.min(GLANCE))?;
             }
-        }
-    }
-
-    /// The register was read without an event.
-    fn note_if_new(&self, link: Link) {
-        if self.state().link != link {
-            self.note_link(link);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What virtual interfaces cost beside bare memory: `cargo bench -p vi`.
 //!
 //! Round trips: a frame is steered by a table with a filter, sent, polled, its length and filter asked, copied out and
-//! let go; then the same back. Rates: frames in batches of 32, each copied out. Everything is measured in windows of a
+//! let go; then the same back. Rates: frames one by one, or pushed in batches of 32, each copied out. Everything is measured in windows of a
 //! few milliseconds between two probes of the placement (crate shm, benches/support), and compared within one window.
 #![expect(
     clippy::print_stdout,
@@ -136,16 +136,32 @@ fn round_trip(pair: &mut Pair<'_>, bytes: usize) -> f64 {
     )
 }
 
-/// Millions of frames per second, in batches of 32.
-fn rate(pair: &mut Pair<'_>, bytes: usize, stream_from: usize) -> f64 {
+/// How frames are handed over.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    /// Each by itself.
+    Transmit,
+    /// 32 are staged, then pushed.
+    Push,
+}
+
+/// Millions of frames per second.
+fn rate(pair: &mut Pair<'_>, bytes: usize, by: By, stream_from: usize) -> f64 {
     let (here, there, _) = interfaces(stream_from);
     pair.run(
         || {
             let frame = datagram(bytes);
             let mut done = [RequestId(0); 64];
             chunk_rate(|n| {
-                while here.transmit_init(LaneId(0), black_box(&frame), Meta::default(), RequestId(1)).is_err()
-                {
+                let hand_over = || match by {
+                    By::Transmit => {
+                        here.transmit(LaneId(0), black_box(&frame), Meta::default(), RequestId(1))
+                    }
+                    By::Push => {
+                        here.transmit_init(LaneId(0), black_box(&frame), Meta::default(), RequestId(1))
+                    }
+                };
+                while hand_over().is_err() {
                     here.transmit_push(LaneId(0)).unwrap();
                     here.transmit_unbundle(&mut done);
                     std::hint::spin_loop();
@@ -180,14 +196,17 @@ fn window(pair: &mut Pair<'_>, from: &[u8], to: &mut [u8]) -> Vec<(&'static str,
     let (vi60, vi64) = (round_trip(pair, 60), round_trip(pair, 64));
     let lines = bare::rate(pair);
     let memcpy = bare::memcpy(from, to);
-    let (rate60, rate64) = (rate(pair, 60, usize::MAX), rate(pair, 64, usize::MAX));
-    let through = rate(pair, 1500, usize::MAX) * 1.5;
-    let streamed = rate(pair, 1500, 256) * 1.5;
+    let (rate60, rate64) =
+        (rate(pair, 60, By::Transmit, usize::MAX), rate(pair, 64, By::Transmit, usize::MAX));
+    let pushed = rate(pair, 60, By::Push, usize::MAX);
+    let through = rate(pair, 1500, By::Push, usize::MAX) * 1.5;
+    let streamed = rate(pair, 1500, By::Push, 256) * 1.5;
     vec![
         ("round trip, 60 bytes, ns", vi60, "one line", one),
         ("round trip, 64 bytes, ns", vi64, "two lines", two),
         ("rate, 60 bytes, M/s", rate60, "one-line ring", lines),
         ("rate, 64 bytes, M/s", rate64, "one-line ring", lines),
+        ("rate, 60 bytes pushed, M/s", pushed, "one-line ring", lines),
         ("1500 bytes, GB/s", through, "memcpy", memcpy),
         ("1500 bytes streamed, GB/s", streamed, "memcpy", memcpy),
     ]

@@ -510,17 +510,20 @@ impl<O: Window, M: Memory> Sender<O, M> {
             self.outbound.flush().map_err(|error| self.fail(error.into()))?;
             self.streamed = false;
         }
-        for at in 0..self.staged.len() {
-            match self.staged.get(at) {
-                Some(&Staged::Short { frame, len, meta }) => {
-                    self.put_short(frame.get(..usize::from(len)).unwrap_or_default(), meta)?;
-                }
-                Some(&Staged::Event(line)) => self.put(&line)?,
-                None => {}
+        let before = self.published;
+        // Taken out while it is read, and put back for its memory.
+        let mut staged = std::mem::take(&mut self.staged);
+        let put = staged.iter().try_for_each(|event| match event {
+            Staged::Short { frame, len, meta } => {
+                self.put_short(frame.get(..usize::from(*len)).unwrap_or_default(), *meta)
             }
-        }
-        self.staged.clear();
-        self.staged_slots = 0;
+            Staged::Event(line) => self.put(line),
+        });
+        staged.clear();
+        self.staged = staged;
+        // If one failed, it and those behind it still count as not taken.
+        self.staged_slots = self.staged_slots.saturating_sub(self.published - before);
+        put?;
         Ok(())
     }
 
