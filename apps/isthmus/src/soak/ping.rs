@@ -3,6 +3,7 @@
 use super::report::Stream;
 use super::traffic::{Task, scramble};
 use super::world::Side;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::UdpSocket;
@@ -14,20 +15,31 @@ const PORT: u16 = 7002;
 const PERIOD: Duration = Duration::from_millis(5);
 /// A reply that has not come after this is lost.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Room in a socket: some seconds of pings.
+const RECEIVE_BYTES: usize = 64 << 20;
+/// How long a ping may be on its way, both ways, on a machine with other things to do: a fault in that time excuses its loss.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
 /// The longest datagram: one frame of the largest MTU holds it.
 const LONGEST: u64 = 60_000;
 const NUMBER_BYTES: usize = 8;
 
 pub(super) fn bind(side: Side) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind((side.address(), PORT))?;
+    let socket = with_room(UdpSocket::bind((side.address(), PORT))?);
     socket.set_read_timeout(Some(PERIOD))?;
     Ok(socket)
 }
 
 pub(super) fn bind_any(side: Side) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind((side.address(), 0))?;
+    let socket = with_room(UdpSocket::bind((side.address(), 0))?);
     socket.connect((side.other().address(), PORT))?;
     Ok(socket)
+}
+
+/// Room for what comes while this process has no processor: a socket that overflows would look like a link that loses. Without
+/// the right to so much it has what it is given.
+fn with_room(socket: UdpSocket) -> UdpSocket {
+    let _ = set_socket_recv_buffer_size_force(&socket, RECEIVE_BYTES);
+    socket
 }
 
 /// Sends back what comes, until nobody waits for it.
@@ -135,7 +147,7 @@ impl Pings {
                 return;
             }
             first.remove();
-            if task.faults.touch(sent, sent + Duration::from_secs(1)) {
+            if task.faults.touch(sent, sent + ON_ITS_WAY) {
                 self.stream.lost_in_faults = self.stream.lost_in_faults.wrapping_add(1);
             } else {
                 self.stream.lost = self.stream.lost.wrapping_add(1);
