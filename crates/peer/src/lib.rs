@@ -38,7 +38,6 @@ mod watched;
 
 pub use responder::Responder;
 pub use run::{PeerError, Report};
-pub use tap::NoTap;
 pub use watched::{Watched, Way, Word};
 
 use linux_transport::Config;

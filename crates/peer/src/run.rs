@@ -3,7 +3,7 @@
 use crate::raw::{RawTest, Score};
 use crate::responder::Responder;
 use crate::script::{Action, Direction, HeaderLie, Script};
-use crate::tap::{NoTap, Tap};
+use crate::tap::PlainTap;
 use crate::text::{self, Seen};
 use crate::watched::Watched;
 use crate::{Role, Settings};
@@ -42,7 +42,7 @@ pub enum PeerError {
     Port(#[from] PortError),
     /// No TAP device.
     #[error(transparent)]
-    Tap(#[from] NoTap),
+    Tap(#[from] netdev::TapError),
     /// The TAP device is gone.
     #[error("the TAP device fails")]
     TapGone(#[source] io::Error),
@@ -105,7 +105,7 @@ struct Later {
 #[derive(Debug)]
 enum Client {
     Respond(Responder),
-    Tap(Tap),
+    Tap(PlainTap),
     Raw(Responder, Box<RawTest>),
 }
 
@@ -147,7 +147,7 @@ impl<'a> Peer<'a> {
             Role::Respond(responder) => Client::Respond(*responder),
             Role::Tap { name, address, prefix } => {
                 let mtu = u16::try_from(config.transport_mtu).unwrap_or(u16::MAX).min(1500);
-                Client::Tap(Tap::create(name, *address, *prefix, mtu)?)
+                Client::Tap(PlainTap::create(name, *address, *prefix, mtu)?)
             }
             Role::Raw(responder, plan) => Client::Raw(*responder, Box::new(RawTest::new(*plan))),
         };

@@ -1,47 +1,45 @@
 //! A TAP device: the guest's network becomes one of this machine.
 
+use netdev::{MacAddress, Tap, TapError, TapOptions, TapQueue};
+use rustix::io::Errno;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
-use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
-/// Why there is no TAP device.
-#[derive(Debug, thiserror::Error)]
-#[error("TAP device {name}: it takes root, or the capability NET_ADMIN, and /dev/net/tun")]
-pub struct NoTap {
-    name: String,
-    #[source]
-    source: io::Error,
+/// How many frames wait for us before the kernel drops one (`tun_net_init` has the same).
+const QUEUE_FRAMES: u32 = 500;
+
+/// A TAP device with one queue and no offloads, that lives as long as this does.
+#[derive(Debug)]
+pub(crate) struct PlainTap {
+    /// It is there while this is.
+    _tap: Tap,
+    queue: TapQueue,
 }
 
-/// A TAP device that lives as long as this does.
-pub(crate) struct Tap(SyncDevice);
-
-impl std::fmt::Debug for Tap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tap").finish_non_exhaustive()
-    }
-}
-
-impl Tap {
-    /// Makes the device, gives it its address and switches it on.
+impl PlainTap {
+    /// Makes the device, gives it its address and switches it on. Its carrier is on: what comes while the guest is away waits.
     ///
     /// # Errors
-    /// [`NoTap`] when this user may not, or the name is taken.
-    pub(crate) fn create(name: &str, address: Ipv4Addr, prefix: u8, mtu: u16) -> Result<Self, NoTap> {
-        let make = || {
-            let builder = DeviceBuilder::new().name(name).layer(Layer::L2).mtu(mtu);
-            let device = builder.ipv4(address, prefix, None).build_sync()?;
-            device.set_nonblocking(true)?;
-            Ok(device)
-        };
-        make().map(Self).map_err(|source| NoTap { name: name.to_owned(), source })
+    /// [`TapError`] when this user may not, or the name or the address is taken.
+    pub(crate) fn create(name: &str, address: Ipv4Addr, prefix: u8, mtu: u16) -> Result<Self, TapError> {
+        let (tap, queues) = Tap::open(&TapOptions {
+            name: name.to_owned(),
+            mac: MacAddress::random(),
+            mtu: mtu.into(),
+            address: Some((address, prefix)),
+            queues: 1,
+            queue_frames: QUEUE_FRAMES,
+        })?;
+        tap.set_carrier(true)?;
+        let queue = queues.into_iter().next().ok_or(TapError::Queues(0))?;
+        Ok(Self { _tap: tap, queue })
     }
 
     /// Readable when this machine has a frame for the guest.
     #[must_use]
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.queue.as_fd()
     }
 
     /// The next frame for the guest, if there is one.
@@ -49,15 +47,15 @@ impl Tap {
     /// # Errors
     /// When the device is gone.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.0.recv(buffer) {
+        match self.queue.read_plain(buffer) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(errno) => Err(errno.into()),
         }
     }
 
     /// A frame from the guest. Whether it was taken: a device that is switched off takes none.
     pub(crate) fn send(&self, frame: &[u8]) -> bool {
-        self.0.send(frame).is_ok()
+        self.queue.write_plain(frame).is_ok()
     }
 }

@@ -17,7 +17,7 @@ use ioctl::{IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_UP, IFF_VNET_HDR};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -202,6 +202,24 @@ impl TapQueue {
     #[inline]
     pub(crate) fn read(&self, into: &mut [u8]) -> Result<usize, Errno> {
         rustix::io::read(&self.descriptor, into)
+    }
+
+    /// The same without the virtio header, which says nothing where there are no offloads: an Ethernet frame.
+    ///
+    /// # Errors
+    /// `EAGAIN` when there is none.
+    pub fn read_plain(&self, frame: &mut [u8]) -> Result<usize, Errno> {
+        let mut header = [0; VNET_HEADER_BYTES];
+        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(frame)];
+        Ok(rustix::io::readv(&self.descriptor, &mut parts)?.saturating_sub(VNET_HEADER_BYTES))
+    }
+
+    /// Gives the kernel an Ethernet frame of which nothing is left undone.
+    ///
+    /// # Errors
+    /// `EIO` while the interface is down, `EINVAL` for what is no frame.
+    pub fn write_plain(&self, frame: &[u8]) -> Result<(), Errno> {
+        self.write(&[0; VNET_HEADER_BYTES], frame)
     }
 
     /// Gives the kernel a frame to receive.
