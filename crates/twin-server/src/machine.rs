@@ -237,10 +237,9 @@ impl Machine {
 
     /// Overlays that have not answered in time are given up.
     pub fn expire_overlays(&mut self) {
+        // One that is late may answer at this very moment: then its step is done, and the next has to begin.
+        self.replan |= self.windows.deadline().is_some_and(|at| Instant::now() >= at);
         let verdict = self.windows.expire(&mut self.hosts);
-        if !verdict.untrusted.is_empty() {
-            self.replan = true;
-        }
         self.punish(verdict);
         self.settle();
     }

@@ -291,7 +291,8 @@ impl Server {
     ///
     /// Hosts know of each other. One that writes and then has the other read (ntb_test.sh does, over ssh) expects that the read
     /// sees the write, though they come by two sockets. So what the others have posted is carried out before a question
-    /// is answered; of a host in a burst, when its rest is over.
+    /// is answered; of a host in a burst, when its rest is over. What a host posts behind a question of its own, or while its
+    /// reply is held, keeps its place there.
     fn serve(&mut self, at: usize) {
         let (mut own, mut others) = (BUDGET, BUDGET);
         loop {

@@ -12,8 +12,10 @@ use twin::ioat::{Effect, JobFault, JobKind, Outcome};
 
 /// What the engines may have done before the hosts get their turn.
 const TURN: Duration = Duration::from_micros(100);
-/// A copy up to this size is made at once, wherever its memory is.
+/// A copy up to this size is made at once, wherever its memory is, ..
 const AT_ONCE_BYTES: u64 = 4096;
+/// .. if it has so many runs at most: each may lie in a page that has to be fetched.
+const AT_ONCE_RUNS: usize = 2;
 /// Places that a piece may consist of. Behind a vIOMMU a page is one.
 const MAX_RUNS: usize = 160;
 /// How many bytes of registers are accessed in one step.
@@ -187,11 +189,13 @@ impl Machine {
     /// Plans as much of a copy as can be done in one piece, and does it or hands it over.
     fn copy(&mut self, side: Side, source: u64, destination: u64, done: u64, total: u64) -> Step {
         let mut runs = std::mem::take(&mut self.dma.spare);
-        let (mut at, mut copied) = (done, 0u64);
+        let (mut at, mut copied, mut rounds) = (done, 0u64, 0usize);
         let fault = loop {
-            if at >= total || runs.len() >= MAX_RUNS {
+            // What leads nowhere makes no run, and a hostile peer can cut it finely.
+            if at >= total || rounds >= MAX_RUNS {
                 break None;
             }
+            rounds = rounds.saturating_add(1);
             let left = total.saturating_sub(at);
             let Some(from) = self.resolve(side, source.wrapping_add(at), left, Wish::Load) else {
                 break Some(JobFault::Read);
@@ -221,7 +225,8 @@ impl Machine {
         }
         let now = Instant::now();
         let residency = &mut self.dma.residency;
-        let at_hand = copied <= AT_ONCE_BYTES || runs.iter().all(|run| residency.is_at_hand(run, now));
+        let few = copied <= AT_ONCE_BYTES && runs.len() <= AT_ONCE_RUNS;
+        let at_hand = few || runs.iter().all(|run| residency.is_at_hand(run, now));
         if !at_hand && let Some(worker) = &self.dma.worker {
             match worker.order(runs) {
                 Ok(()) => {

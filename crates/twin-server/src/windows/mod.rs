@@ -217,7 +217,10 @@ impl Windows {
         }
         if slot.given.is_none() {
             match given(bytes) {
-                Ok(file) => slot.given = Some(Arc::new(file)),
+                Ok(file) => {
+                    slot.given = Some(Arc::new(file));
+                    slot.actual.bar = Under::Given;
+                }
                 Err(error) => {
                     tracing::error!(%error, "no memory for a mapped window: it attaches as trap");
                     slot.mode = WindowMode::Trap;
@@ -251,11 +254,10 @@ impl Windows {
         self.shared = [None, None];
     }
 
-    /// A host has attached: its BARs are as they were given to it.
+    /// A host has attached. Its BARs are what [`mapping`](Self::mapping) gives to it.
     pub(crate) fn attach(&mut self, side: Side) {
         for tag in Self::tags().filter(|tag| tag.0 == side) {
             if let Some(slot) = self.slot_mut(tag) {
-                slot.actual.bar = Under::Given;
                 slot.problem = None;
             }
         }
