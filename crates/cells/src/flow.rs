@@ -205,14 +205,23 @@ impl<O: Window, I: Memory> Inflow<O, I> {
         }
     }
 
-    /// After cells were given back: rings a sender that waits for as many as there are now.
+    /// How many cells the sender knows to have been taken.
+    fn told(&self) -> u64 {
+        match &self.ring {
+            ReceiveRing::Paper(ring) => ring.taken(),
+            ReceiveRing::Fast(ring) => ring.told(),
+        }
+    }
+
+    /// After cells were given back: rings a sender that waits for as many as it can see now. By what was taken and not told it would
+    /// be rung for nothing, sleep on, and not be rung again.
     fn wake_sender(&mut self) -> Result<(), Fault> {
         let Some(bell) = &self.wake.bell else { return Ok(()) };
         // Pairs with GoToWait.
         order::fence(Site::LookForWaiter);
         // Relaxed, as in `publish`.
         let wanted = self.ends.own.load_u64(self.ends.mine.wrapping_add(WANTED), LoadOrder::Relaxed)?;
-        if wanted != self.rung_for && self.taken() >= wanted {
+        if wanted != self.rung_for && self.told() >= wanted {
             self.rung_for = wanted;
             self.rings = self.rings.wrapping_add(1);
             bell.ring().map_err(|_| Fault::Bell)?;

@@ -62,21 +62,19 @@ impl Interface {
             return;
         }
         // Under the lock: two queues must not set the carrier in another order than they changed.
-        let result = match after {
+        let results = match after {
             Some(Agreement { mtu, offload, peer }) => {
                 let peer = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
                 tracing::info!(interface = self.tap.name(), mtu, ?offload, peer, "link up");
-                self.tap
-                    .set_mtu(mtu)
-                    .and_then(|()| self.tap.set_offload(offload))
-                    .and_then(|()| self.tap.set_carrier(true))
+                // The carrier whatever becomes of the others: frames that do not fit are refused and counted.
+                vec![self.tap.set_mtu(mtu), self.tap.set_offload(offload), self.tap.set_carrier(true)]
             }
             None => {
                 tracing::info!(interface = self.tap.name(), "link down");
-                self.tap.set_carrier(false)
+                vec![self.tap.set_carrier(false)]
             }
         };
-        if let Err(error) = result {
+        for error in results.into_iter().filter_map(Result::err) {
             tracing::error!(%error, "the interface does not follow the link");
         }
     }

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// Frames in one direction before the other has its turn, and before the peer sees them.
 const BATCH: usize = 16;
+/// After so many turns without a pause, somebody who wants us to stop is looked for.
+const BUSY_TURNS: u32 = 64;
 /// A peer that sleeps is rung for a frame of so many bytes at once, and for shorter ones when the batch is over.
 const RING_BYTES: usize = 16 << 10;
 /// Longer than any frame of any agreement.
@@ -79,10 +81,17 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
     /// When the TAP is gone.
     pub fn run(&mut self, stop: BorrowedFd<'_>) -> io::Result<()> {
         let mut last_moved = Instant::now();
+        let mut busy = 0_u32;
         loop {
             let moved = self.turn()?;
             if moved == Moved::Something {
                 last_moved = Instant::now();
+                busy = busy.wrapping_add(1);
+                // A peer that never pauses must not make us deaf.
+                if busy.is_multiple_of(BUSY_TURNS) && self.look_up(stop)? == Woken::Stopped {
+                    self.link.publish();
+                    return Ok(());
+                }
                 continue;
             }
             if last_moved.elapsed() < self.patience {
@@ -215,11 +224,24 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
         Ok(moved)
     }
 
+    /// In the midst of work: whether to stop, and what else the link wants to look at now and then.
+    fn look_up(&mut self, stop: BorrowedFd<'_>) -> io::Result<Woken> {
+        let mut waited_for = [PollFd::from_borrowed_fd(stop, PollFlags::IN)];
+        match poll(&mut waited_for, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.link.woken();
+        let [stop] = &waited_for;
+        Ok(if stop.revents().is_empty() { Woken::ToWork } else { Woken::Stopped })
+    }
+
     fn sleep(&mut self, stop: BorrowedFd<'_>) -> io::Result<Woken> {
         let limit = match self.link.arm(Wants { room: self.held.filter(|_| self.up.is_some()) }) {
             // While the TAP takes nothing, what waits in the link is no reason to stay awake, but its state may change.
             Armed::Ready if self.undelivered.is_some() => Some(Duration::from_millis(10)),
-            Armed::Ready => return Ok(Woken::ToWork),
+            // Not a sleep, but whoever wants us to stop is heard.
+            Armed::Ready => return self.look_up(stop),
             Armed::Sleep(limit) => limit,
         };
         self.counters.sleeps.add(1);
