@@ -1,0 +1,21 @@
+//! `isthmus vi forward`.
+
+use crate::Outcome;
+
+/// Carry frames from one link to another (efforward)
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    endpoint: super::Endpoint,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
+    anyhow::bail!(
+        "vi forward at {} (json: {}) is not built yet",
+        arguments.endpoint.service.display(),
+        arguments.json
+    )
+}

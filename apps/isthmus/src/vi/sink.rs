@@ -1,0 +1,21 @@
+//! `isthmus vi sink`.
+
+use crate::Outcome;
+
+/// Receive what filters take, and count it (efsink)
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    endpoint: super::Endpoint,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
+    anyhow::bail!(
+        "vi sink at {} (json: {}) is not built yet",
+        arguments.endpoint.service.display(),
+        arguments.json
+    )
+}
