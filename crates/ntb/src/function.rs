@@ -1,6 +1,6 @@
 //! The seam below the driver: a PCI function, however it is reached.
 
-use crate::memory::{BarMapping, DmaMemory};
+use crate::memory::{BarMapping, DividedMemory, DmaMemory};
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -109,6 +109,19 @@ pub trait PciFunction: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`FunctionError`] when there is no memory or no address left.
     fn dma_allocate(&self, bytes: u64, align_bytes: u64) -> Result<DmaMemory, FunctionError>;
+
+    /// Addresses for `bytes` bytes of memory that comes and goes file by file, from a multiple of `align_bytes` on (a power
+    /// of two). Whole pages are given.
+    ///
+    /// # Errors
+    /// [`FunctionError`] when no address is left, or where memory cannot be divided: real devices, and twins in this process.
+    fn dma_divide(&self, bytes: u64, align_bytes: u64) -> Result<DividedMemory, FunctionError> {
+        let _ = (bytes, align_bytes);
+        Err(FunctionError::Refused {
+            what: "memory in parts",
+            why: "only a twin behind a socket takes it: here one process has all of the memory".to_owned(),
+        })
+    }
 
     /// Switches MSI-X on: vector n signals `eventfds[n]`. What was pending is delivered.
     ///

@@ -93,7 +93,7 @@ pub use error::{BridgeError, OpenError};
 pub use events::Events;
 pub use function::{BarIndex, DeviceAddress, FunctionError, PciFunction};
 pub use gen3::Gen3;
-pub use memory::{BarMapping, DmaMemory, Mapped, Registrar, Unmapper};
+pub use memory::{BarMapping, DividedMemory, DmaMemory, Mapped, Planter, Registrar, Unmapper};
 pub use queue::{MessageQueue, QueueFull};
 pub use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
 pub use window::{Inbound, LinkGeneration, Outbound};

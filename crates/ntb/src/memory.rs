@@ -1,8 +1,9 @@
 //! Memory that this process shares with a device, or through it with the peer.
 
 use crate::DeviceAddress;
-use shm::{LoadOrder, Mapping, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
+use shm::{LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window, WindowError, WindowKind};
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Takes a mapping that is to be unmapped, and sees to it that nobody replaces its pages at that moment.
@@ -12,6 +13,12 @@ use std::sync::Arc;
 pub trait Unmapper: fmt::Debug + Send + Sync {
     /// Drops the mapping of a file, which device and inode name.
     fn unmap(&self, file: (u64, u64), mapping: Mapping);
+
+    /// The file that lies under byte `at` of the mapped file now, and which of its bytes, where that is known.
+    fn under(&self, file: (u64, u64), at: u64) -> Option<(Arc<OwnedFd>, u64)> {
+        let _ = (file, at);
+        None
+    }
 }
 
 /// A mapping that may be unmapped only in agreement with whoever replaces its pages.
@@ -33,6 +40,14 @@ impl Mapped {
     #[must_use]
     pub fn overlaid(file: (u64, u64), mapping: Mapping, unmapper: Arc<dyn Unmapper>) -> Self {
         Self { mapping: Some(mapping), unmapper: Some((file, unmapper)) }
+    }
+
+    /// The file that lies under byte `at` now, and which of its bytes: for another process that is to reach these pages
+    /// and no others. None where no file of its own lies there.
+    #[must_use]
+    pub fn under(&self, at: u64) -> Option<(Arc<OwnedFd>, u64)> {
+        let (file, unmapper) = self.unmapper.as_ref()?;
+        unmapper.under(*file, at)
     }
 
     fn inner(&self) -> Result<&Mapping, WindowError> {
@@ -62,6 +77,78 @@ pub struct BarMapping {
 pub trait Registrar: fmt::Debug + Send + Sync {
     /// The device must not reach this range any more when it returns. A device that is gone reaches nothing.
     fn withdraw(&self, address: DeviceAddress, bytes: u64);
+}
+
+/// Device addresses in a row, at which files come and go: memory that a device may read and write, of which each part is a file
+/// of its own, and so can be given to a process of its own.
+#[derive(Debug)]
+pub struct DividedMemory {
+    address: DeviceAddress,
+    bytes: u64,
+    planter: Arc<dyn Planter>,
+}
+
+/// Gives files to a device at addresses that were taken for them.
+pub trait Planter: Registrar {
+    /// The device may read and write the whole file at `address` when it returns.
+    ///
+    /// # Errors
+    /// [`FunctionError`](crate::FunctionError), and nothing is there.
+    fn plant(&self, address: DeviceAddress, file: &SharedFile) -> Result<(), crate::FunctionError>;
+
+    /// The device does not reach that range any more when it returns; the addresses stay taken.
+    fn uproot(&self, address: DeviceAddress, bytes: u64);
+}
+
+impl DividedMemory {
+    /// Addresses that were taken; for implementations of [`PciFunction`](crate::PciFunction).
+    #[must_use]
+    pub fn new(address: DeviceAddress, bytes: u64, planter: Arc<dyn Planter>) -> Self {
+        Self { address, bytes, planter }
+    }
+
+    /// Where it begins.
+    #[must_use]
+    pub fn address(&self) -> DeviceAddress {
+        self.address
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Puts a file, whole, at byte `at`, where none is.
+    ///
+    /// # Errors
+    /// [`FunctionError`](crate::FunctionError): it leaves the range, or the device refuses.
+    pub fn plant(&self, at: u64, file: &SharedFile) -> Result<(), crate::FunctionError> {
+        self.planter.plant(self.place(at, file.bytes())?, file)
+    }
+
+    /// Takes a file of `bytes` bytes away from byte `at`.
+    ///
+    /// # Errors
+    /// [`FunctionError`](crate::FunctionError) when that leaves the range.
+    pub fn uproot(&self, at: u64, bytes: u64) -> Result<(), crate::FunctionError> {
+        self.planter.uproot(self.place(at, bytes)?, bytes);
+        Ok(())
+    }
+
+    fn place(&self, at: u64, bytes: u64) -> Result<DeviceAddress, crate::FunctionError> {
+        let fits = at.checked_add(bytes).is_some_and(|end| end <= self.bytes);
+        fits.then(|| self.address.checked_add(at)).flatten().ok_or_else(|| crate::FunctionError::Refused {
+            what: "a file as memory",
+            why: format!("{bytes:#x} bytes at {at:#x} leave a range of {:#x}", self.bytes),
+        })
+    }
+}
+
+impl Drop for DividedMemory {
+    fn drop(&mut self) {
+        self.planter.withdraw(self.address, self.bytes);
+    }
 }
 
 /// Memory of this process that a device may read and write. Clones are handles to the same memory.

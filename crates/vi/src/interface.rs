@@ -1,5 +1,7 @@
 //! The virtual interface: lanes to receive from and to send on, and one stream of events.
 
+mod detach;
+
 use crate::bell::Bell;
 use crate::domain::{PacketBuffer, ProtectionDomain, unique};
 use crate::lane::{Claim, LaneError, LaneOver, Meta, PostError, Receiver, SendError, Sender};
