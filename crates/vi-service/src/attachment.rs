@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use vi::filter::{Filter, FlowCache, HEADER_BYTES, Headers, Table, Verdict};
-use vi::lane::{Geometry, Meta, Receiver, SendError, Sender};
+use vi::lane::{FilterId, Geometry, Meta, Receiver, SendError, Sender};
 use vi::{Bell, LaneId, Packet, ProtectionDomain, RequestId, Steered, TransmitError, Vi};
 
 /// The most interfaces that one frame goes to.
@@ -249,6 +249,58 @@ impl<D> Attachment<D> {
             }
         }
         self.transmit(frame, request)
+    }
+
+    /// Where a frame goes first: its lane, and the filter that says so.
+    pub fn lane_for(&self, frame: &[u8]) -> Option<(LaneId, FilterId)> {
+        let mut found = None;
+        let verdict = self.cache.borrow_mut().steer(&self.table, frame, |lane, filter| {
+            found.get_or_insert((lane, filter));
+        });
+        match verdict {
+            Verdict::Kernel => self.kernel.map(|kernel| (kernel, FilterId::NONE)),
+            _ => found,
+        }
+    }
+
+    /// Stages a packet that was received, on another link's interface perhaps, for whom the peer's filters say. Sent with
+    /// [`push`](Self::push).
+    ///
+    /// # Errors
+    /// [`TransmitError`] of the first lane that is over.
+    pub fn forward<D2>(&self, packet: &Packet<'_, D2>, request: RequestId) -> Result<Steered, TransmitError> {
+        let header = packet.header::<HEADER_BYTES>();
+        let header = header.get(..packet.len()).unwrap_or(&header);
+        let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
+        let mut failed = None;
+        let mut one = |lane, filter| {
+            let meta = Meta { filter, ..Meta::default() };
+            match self.vi.transmit_init_packet(lane, packet, meta, request) {
+                Ok(()) => steered.sent += 1,
+                Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        };
+        let verdict = self.cache.borrow_mut().steer(&self.table, header, &mut one);
+        if verdict == Verdict::Kernel
+            && let Some(kernel) = self.kernel
+        {
+            one(kernel, FilterId::NONE);
+        }
+        steered.verdict = verdict;
+        if steered.full > 0 {
+            self.dropped.set(self.dropped.get().wrapping_add(u64::from(steered.full)));
+        }
+        failed.map_or(Ok(steered), Err)
+    }
+
+    /// Sends all that is staged, on every lane.
+    ///
+    /// # Errors
+    /// [`TransmitError`] of the first lane that is over.
+    pub fn push(&self) -> Result<(), TransmitError> {
+        let lanes = 0..self.sends.len();
+        lanes.map(|lane| self.vi.transmit_push(lane_id(lane))).fold(Ok(()), Result::and)
     }
 
     fn has_room(&self, lane: LaneId, bytes: usize) -> Result<bool, TransmitError> {

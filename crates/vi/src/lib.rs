@@ -73,6 +73,7 @@ mod packet;
 mod programmed;
 mod statistics;
 mod steer;
+pub mod udp;
 
 pub use bell::Bell;
 pub use domain::{PacketBuffer, ProtectionDomain};

@@ -1,6 +1,7 @@
 //! `isthmus vi`: frames in user space, with the tools that users of ef_vi know.
 
 mod capture;
+mod endpoint;
 mod forward;
 mod latency;
 mod replay;
@@ -10,7 +11,7 @@ mod serve;
 mod sink;
 
 use crate::Outcome;
-use std::path::PathBuf;
+use endpoint::{Endpoint, tell};
 
 /// Virtual interfaces: frames in user space, through a service that holds a host's port
 #[derive(Debug, clap::Args)]
@@ -36,14 +37,6 @@ enum Command {
     Rss(rss::Arguments),
     Capture(capture::Arguments),
     Replay(replay::Arguments),
-}
-
-/// How a tool comes to its interfaces: flattened into the arguments of each.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Endpoint {
-    /// Socket of the service (`isthmus vi serve`) that holds this host's port
-    #[arg(long, value_name = "PATH")]
-    pub(crate) service: PathBuf,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {

@@ -13,10 +13,12 @@
 //! Every sending interface has a lane to every interface of the peer that has a filter, and one to its kernel, interface 0.
 
 mod control;
+mod happening;
 mod hello;
 mod message;
 mod pool;
 
+pub use happening::{AdapterCounts, AdapterError, Happening, LaneEnd};
 pub use hello::{Agreement, Disagreement, Features, Offer};
 pub use message::{Change, Entry, Lane, Published};
 pub use pool::PoolError;
@@ -24,7 +26,7 @@ pub use pool::PoolError;
 use crate::ViId;
 use control::{Control, Heard};
 use message::{FileIdentity, Message};
-use ntb::{Bridge, BridgeError, Speed, Width};
+use ntb::{Bridge, Speed, Width};
 use pool::Pool;
 use rustix::fs::fstat;
 use shm::SharedFile;
@@ -37,65 +39,10 @@ use vi::lane::FilterId;
 
 /// How soon a way into the peer is looked for again that was not there.
 const SOON: Duration = Duration::from_millis(5);
+/// Messages that are answered at once, and the answers to those: in one turn, so often.
+const ROUNDS: usize = 4;
 /// How long it is looked for.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What the owner of an adapter is to do.
-#[derive(Debug)]
-pub enum Happening {
-    /// The peer is there.
-    Up(Agreement),
-    /// The peer is gone, and all lanes and its filters with it.
-    Down,
-    /// The peer's filter table has changed.
-    Filters(Change),
-    /// An interface of this host may send on a lane.
-    MaySend(LaneEnd),
-    /// An interface of this host is to receive from a lane.
-    Receives(LaneEnd),
-    /// Nobody receives on a lane to send on any more.
-    NoMoreSending {
-        /// Whose it was.
-        vi: ViId,
-        /// Which.
-        lane: Lane,
-    },
-    /// Nobody sends on a lane to receive from any more: what is in it is all.
-    NoMoreReceiving {
-        /// Whose it was.
-        vi: ViId,
-        /// Which.
-        lane: Lane,
-    },
-    /// An interface of this host sleeps, and something came for it.
-    Wake(ViId),
-}
-
-/// One end of a lane, as its interface gets it: two memory files, of nobody's else.
-#[derive(Debug)]
-pub struct LaneEnd {
-    /// The interface of this host.
-    pub vi: ViId,
-    /// The peer's.
-    pub peer: ViId,
-    /// Which lane.
-    pub lane: Lane,
-    /// The area that is received in.
-    pub receive_area: OwnedFd,
-    /// The area for what comes back.
-    pub return_area: OwnedFd,
-}
-
-/// Why an adapter cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum AdapterError {
-    /// The bridge.
-    #[error(transparent)]
-    Bridge(#[from] BridgeError),
-    /// Memory for lanes.
-    #[error(transparent)]
-    Pool(#[from] PoolError),
-}
 
 /// A lane of this host's: it receives on it.
 #[derive(Debug)]
@@ -112,7 +59,6 @@ struct Incoming {
 struct Outgoing {
     generation: u32,
     from: ViId,
-    to: ViId,
 }
 
 /// A lane whose memory at the peer's host is not there yet.
@@ -125,23 +71,6 @@ struct Wanted {
     own: Arc<SharedFile>,
     theirs: FileIdentity,
     until: Instant,
-}
-
-/// What an adapter counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct AdapterCounts {
-    /// Lanes that were made.
-    pub lanes_made: u64,
-    /// Lanes in use now, to receive from and to send on.
-    pub lanes_now: (u32, u32),
-    /// Lanes that could not be had because all were in use.
-    pub lanes_short: u64,
-    /// Lanes whose memory at the other host did not come.
-    pub lanes_failed: u64,
-    /// Messages of the peer's that make no sense.
-    pub nonsense: u64,
-    /// How often the peer came.
-    pub links: u64,
 }
 
 /// One end of a link.
@@ -161,6 +90,8 @@ pub struct Adapter {
     generations: Vec<u32>,
     outgoing: Vec<Option<Outgoing>>,
     wanted: Vec<Wanted>,
+    /// To be told with the next turn.
+    pending: Vec<Happening>,
     counts: AdapterCounts,
     /// A lane was wanted and there was none: told once.
     short: bool,
@@ -196,6 +127,7 @@ impl Adapter {
             generations: vec![0; lanes],
             outgoing: (0..lanes).map(|_| None).collect(),
             wanted: Vec::new(),
+            pending: Vec::new(),
             counts: AdapterCounts::default(),
             short: false,
         })
@@ -251,9 +183,25 @@ impl Adapter {
     /// # Errors
     /// When the device is gone.
     pub fn turn(&mut self, happenings: &mut Vec<Happening>) -> Result<(), AdapterError> {
+        happenings.append(&mut self.pending);
+        let mut anything = self.listen(happenings)? || !self.wanted.is_empty();
+        self.look_for_wanted(happenings);
+        for _ in 0..ROUNDS {
+            if !anything {
+                break;
+            }
+            // What the messages of the peer gave rise to is said, and what it answers at once is heard.
+            self.offer_lanes()?;
+            anything = self.listen(happenings)?;
+        }
+        happenings.append(&mut self.pending);
+        Ok(())
+    }
+
+    fn listen(&mut self, happenings: &mut Vec<Happening>) -> Result<bool, AdapterError> {
         let mut heard = Vec::new();
         self.control.turn(&mut heard)?;
-        let anything = !heard.is_empty() || !self.wanted.is_empty();
+        let anything = !heard.is_empty();
         for heard in heard {
             match heard {
                 Heard::Up(agreement) => self.up(agreement, happenings)?,
@@ -261,21 +209,7 @@ impl Adapter {
                 Heard::Message(message) => self.hear(message, happenings)?,
             }
         }
-        self.look_for_wanted(happenings);
-        if anything {
-            self.offer_lanes()?;
-            // What the messages of the peer gave rise to.
-            let mut heard = Vec::new();
-            self.control.turn(&mut heard)?;
-            for heard in heard {
-                match heard {
-                    Heard::Up(agreement) => self.up(agreement, happenings)?,
-                    Heard::Down => self.down(happenings),
-                    Heard::Message(message) => self.hear(message, happenings)?,
-                }
-            }
-        }
-        Ok(())
+        Ok(anything)
     }
 
     fn up(&mut self, agreement: Agreement, happenings: &mut Vec<Happening>) -> Result<(), AdapterError> {
@@ -384,7 +318,7 @@ impl Adapter {
         if place.is_some() {
             return Ok(false);
         }
-        *place = Some(Outgoing { generation: lane.generation, from, to });
+        *place = Some(Outgoing { generation: lane.generation, from });
         let own = self.pool.return_area(lane.number)?;
         self.want(lane, false, from, to, own, theirs);
         Ok(true)
@@ -462,10 +396,9 @@ impl Adapter {
             if unwanted {
                 let lane = self.lane(number);
                 self.control.send(&Message::Withdrawn(lane));
-                self.forget(lane, true);
-                if let Some(place) = self.incoming.get_mut(number) {
-                    *place = None;
-                }
+                let mut gone = Vec::new();
+                self.no_more_receiving(number, &mut gone);
+                self.pending.append(&mut gone);
             }
         }
         let receivers: Vec<ViId> = self

@@ -1,21 +1,22 @@
 //! The service: one thread with one `poll`. It holds the device; frames between clients do not pass it.
 
 mod kernel;
+mod options;
 mod session;
 
 pub use kernel::KernelCounts;
+pub use options::{ClientStatus, ServiceError, ServiceOptions, ServiceStatus};
 
-use crate::adapter::{Adapter, AdapterCounts, AdapterError, Agreement, Happening, LaneEnd, Offer};
+use crate::adapter::{Adapter, AdapterError, Agreement, Happening, LaneEnd, Offer};
 use crate::attachment::Files;
 use crate::protocol::{Answer, Notice, Request, Socket, VERSION};
 use crate::{Features, ViId};
 use kernel::Kernel;
-use netdev::{ETHERNET_HEADER_BYTES, MacAddress, Tap, TapError, TapQueue, VLAN_TAG_BYTES};
+use netdev::{ETHERNET_HEADER_BYTES, VLAN_TAG_BYTES};
 use ntb::Bridge;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
-use serde::{Deserialize, Serialize};
 use session::{Member, Session};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use vi::Bell;
-use vi::lane::{FilterId, Geometry};
+use vi::lane::FilterId;
 
 /// Requests of one client that are answered in one turn.
 const BUDGET: usize = 16;
@@ -33,86 +34,6 @@ const MOST_CLIENTS: usize = 64;
 const MOST_NAME: usize = 64;
 /// How long to poll on after the last frame of the kernel's before sleeping.
 const TURNS_AWAKE: u32 = 32;
-
-/// How a service is set up.
-#[derive(Debug)]
-pub struct ServiceOptions {
-    /// Where clients connect.
-    pub socket: PathBuf,
-    /// The kernel's interface, if there is one.
-    pub tap: Option<(Tap, TapQueue)>,
-    /// This host's Ethernet address.
-    pub mac: MacAddress,
-    /// Bytes of an IP packet at most. A frame has to fit into one buffer of a lane.
-    pub mtu: u32,
-    /// The shape of every lane; the same at both ends.
-    pub geometry: Geometry,
-    /// Lanes in each direction; the same at both ends.
-    pub lanes: u16,
-}
-
-/// Why a service does not serve.
-#[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
-    /// The adapter.
-    #[error(transparent)]
-    Adapter(#[from] AdapterError),
-    /// Its socket.
-    #[error("no clients can connect at {}", path.display())]
-    Socket {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Frames do not fit.
-    #[error("an MTU of {mtu} takes buffers of {needs} bytes, and a lane has {has}: choose larger --buffer-bytes or a smaller --mtu")]
-    Mtu {
-        /// What was asked for.
-        mtu: u32,
-        /// What a frame takes.
-        needs: usize,
-        /// What there is.
-        has: u32,
-    },
-    /// The kernel.
-    #[error("waiting failed")]
-    Wait(#[from] io::Error),
-    /// The TAP.
-    #[error(transparent)]
-    Tap(#[from] TapError),
-}
-
-/// What a service has counted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceStatus {
-    /// The peer's Ethernet address, while it is there.
-    pub peer_mac: Option<String>,
-    /// Bytes of an IP packet at most.
-    pub mtu: u32,
-    /// Its clients.
-    pub clients: Vec<ClientStatus>,
-    /// The adapter's counts.
-    pub adapter: AdapterCounts,
-    /// The kernel's.
-    pub kernel: KernelCounts,
-    /// Clients that were sent away: they spoke nonsense, or did not read.
-    pub sent_away: u64,
-    /// Clients that came, ever.
-    pub came: u64,
-}
-
-/// A client of a service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClientStatus {
-    /// Its interface.
-    pub vi: ViId,
-    /// What it calls itself.
-    pub name: String,
-    /// How many filters it has.
-    pub filters: u32,
-}
 
 /// Interfaces that share filters.
 #[derive(Debug)]
