@@ -1,6 +1,8 @@
 //! The seam below the driver: a PCI function, however it is reached.
 
-use crate::memory::{BarMapping, DividedMemory, DmaMemory};
+use crate::divided::DividedMemory;
+use crate::memory::{BarMapping, DmaMemory};
+use crate::vfio::VfioError;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -199,6 +201,9 @@ pub enum FunctionError {
         #[source]
         source: io::Error,
     },
+    /// The kernel's VFIO.
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
     /// Device addresses have run out.
     #[error("there are no {bytes:#x} bytes of device addresses left: free DMA memory first")]
     NoAddress {

@@ -17,30 +17,30 @@ const GLANCE: Duration = Duration::from_millis(10);
 
 /// What all of it is to be like.
 #[derive(Debug, Clone)]
-pub(super) struct Options {
-    pub(super) mtu: u32,
-    pub(super) window: String,
-    pub(super) profile: String,
+pub(crate) struct Options {
+    pub(crate) mtu: u32,
+    pub(crate) window: String,
+    pub(crate) profile: String,
 }
 
 /// One host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     A,
     B,
 }
 
 impl Side {
-    pub(super) const BOTH: [Self; 2] = [Self::A, Self::B];
+    pub(crate) const BOTH: [Self; 2] = [Self::A, Self::B];
 
-    pub(super) fn other(self) -> Self {
+    pub(crate) fn other(self) -> Self {
         match self {
             Self::A => Self::B,
             Self::B => Self::A,
         }
     }
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::A => "a",
             Self::B => "b",
@@ -48,7 +48,7 @@ impl Side {
     }
 
     /// Its interface's address.
-    pub(super) fn address(self) -> &'static str {
+    pub(crate) fn address(self) -> &'static str {
         match self {
             Self::A => "10.9.0.1",
             Self::B => "10.9.0.2",
@@ -66,8 +66,9 @@ impl Side {
 
 /// All of them. They end with it.
 #[derive(Debug)]
-pub(super) struct World {
+pub(crate) struct World {
     options: Options,
+    more: Vec<String>,
     directory: Directory,
     twin: Running,
     a: Host,
@@ -102,16 +103,25 @@ impl Drop for Directory {
 }
 
 impl World {
-    pub(super) fn build(options: &Options) -> anyhow::Result<Self> {
+    pub(crate) fn build(options: &Options) -> anyhow::Result<Self> {
+        Self::build_with(options, &[])
+    }
+
+    /// The same with more arguments for both `isthmus net`.
+    pub(crate) fn build_with(options: &Options, more: &[&str]) -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("isthmus-soak-{}", std::process::id()));
         std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         let directory = Directory(path);
         let host = || -> anyhow::Result<Host> {
-            let namespace = Namespace::new()
-                .context("a soak takes root, and the programs unshare, nsenter, ip and ping")?;
+            let namespace = Namespace::new().context(
+                "two hosts on one machine take root, and the programs unshare, nsenter, ip and ping",
+            )?;
             // A kernel that doubles its wait after each loss comes to two minutes, and a stream then stands still though the
             // link is well. Older kernels than 6.15 have no such file.
             let _ = namespace.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_rto_max_ms", "2000"))?;
+            // With so short waits the kernel's fifteen tries are over 27 s after the first of them, and a stream that has not got
+            // over one fault when the next one comes is given up, though all that was ever lost has been sent again.
+            let _ = namespace.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_retries2", "255"))?;
             Ok(Host { namespace, net: None })
         };
         let (a, b) = (host()?, host()?);
@@ -123,7 +133,8 @@ impl World {
                 .args(["--control".as_ref(), directory.0.join("twin.sock").as_os_str()]),
             &directory.0.join("twin.log"),
         )?;
-        let mut world = Self { options: options.clone(), directory, twin, a, b };
+        let more = more.iter().map(|&argument| argument.to_owned()).collect();
+        let mut world = Self { options: options.clone(), more, directory, twin, a, b };
         let control = world.directory.0.join("twin.sock");
         world.wait("the twin listens", |_| control.exists())?;
         for side in Side::BOTH {
@@ -140,7 +151,7 @@ impl World {
         }
     }
 
-    pub(super) fn namespace(&self, side: Side) -> &Path {
+    pub(crate) fn namespace(&self, side: Side) -> &Path {
         match side {
             Side::A => self.a.namespace.path(),
             Side::B => self.b.namespace.path(),
@@ -163,14 +174,15 @@ impl World {
             .args(["--metrics", &self.metrics(side)])
             .args(["--port".as_ref(), self.file(side, "sock").as_os_str()])
             .args(["--control".as_ref(), self.directory.0.join("twin.sock").as_os_str()])
-            .args(["--netns".as_ref(), self.namespace(side).as_os_str()]);
+            .args(["--netns".as_ref(), self.namespace(side).as_os_str()])
+            .args(&self.more);
         let net = start(&mut command, &self.file(side, "log"))?;
         self.host(side).net = Some(net);
         Ok(())
     }
 
     /// Takes the link down and up again, from this side.
-    pub(super) fn flap(&mut self, side: Side) -> anyhow::Result<()> {
+    pub(crate) fn flap(&mut self, side: Side) -> anyhow::Result<()> {
         let downs = self.downs(side);
         let net = self.host(side).net.as_ref().context("there is no process to tell")?;
         let pid =
@@ -181,7 +193,7 @@ impl World {
     }
 
     /// Kills one of the two, and starts it again.
-    pub(super) fn kill(&mut self, side: Side) -> anyhow::Result<()> {
+    pub(crate) fn kill(&mut self, side: Side) -> anyhow::Result<()> {
         // Dropping it is SIGKILL.
         self.host(side).net = None;
         self.start_net(side)?;
@@ -202,7 +214,7 @@ impl World {
     }
 
     /// What both interfaces tell of themselves.
-    pub(super) fn interfaces(&self) -> Vec<net::Report> {
+    pub(crate) fn interfaces(&self) -> Vec<net::Report> {
         Side::BOTH.iter().filter_map(|side| net::ask(&self.metrics(*side)).ok()).collect()
     }
 
@@ -235,7 +247,7 @@ impl World {
 }
 
 /// Lets time pass where there is no descriptor to wait on.
-fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     let (_nobody, nothing) = mpsc::channel::<()>();
     let _ = nothing.recv_timeout(time);
 }
