@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let mut report = Report::default();
     let mut rates = Rates::new(arguments.json);
     let most = arguments.iterations.unwrap_or(u64::MAX);
-    let mut idle = 0_u32;
+    let mut turns = 0_u32;
     while report.frames < most {
         if client.has_news() {
             client.refresh()?;
@@ -75,11 +75,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             }
         }
         drop(events);
-        idle = if count == 0 { idle + 1 } else { 0 };
+        turns = turns.wrapping_add(1);
         if count == 0 && arguments.eventq_wait {
             client.wait(Some(Duration::from_millis(200)))?;
         }
-        if arguments.eventq_wait || idle & 0xFFF == 0xFFF || report.frames & 0xFFFF == 0 {
+        if arguments.eventq_wait || turns & 0xFFF == 0 {
             rates.tell(report.frames, report.bytes);
             if stop.read(&mut [0]).is_ok() {
                 break;
