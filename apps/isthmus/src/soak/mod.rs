@@ -10,7 +10,7 @@ mod faults;
 mod ping;
 mod report;
 mod traffic;
-mod world;
+pub(crate) mod world;
 
 use crate::Outcome;
 use anyhow::{Context, ensure};

@@ -17,30 +17,30 @@ const GLANCE: Duration = Duration::from_millis(10);
 
 /// What all of it is to be like.
 #[derive(Debug, Clone)]
-pub(super) struct Options {
-    pub(super) mtu: u32,
-    pub(super) window: String,
-    pub(super) profile: String,
+pub(crate) struct Options {
+    pub(crate) mtu: u32,
+    pub(crate) window: String,
+    pub(crate) profile: String,
 }
 
 /// One host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     A,
     B,
 }
 
 impl Side {
-    pub(super) const BOTH: [Self; 2] = [Self::A, Self::B];
+    pub(crate) const BOTH: [Self; 2] = [Self::A, Self::B];
 
-    pub(super) fn other(self) -> Self {
+    pub(crate) fn other(self) -> Self {
         match self {
             Self::A => Self::B,
             Self::B => Self::A,
         }
     }
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::A => "a",
             Self::B => "b",
@@ -48,7 +48,7 @@ impl Side {
     }
 
     /// Its interface's address.
-    pub(super) fn address(self) -> &'static str {
+    pub(crate) fn address(self) -> &'static str {
         match self {
             Self::A => "10.9.0.1",
             Self::B => "10.9.0.2",
@@ -66,7 +66,7 @@ impl Side {
 
 /// All of them. They end with it.
 #[derive(Debug)]
-pub(super) struct World {
+pub(crate) struct World {
     options: Options,
     directory: Directory,
     twin: Running,
@@ -102,13 +102,14 @@ impl Drop for Directory {
 }
 
 impl World {
-    pub(super) fn build(options: &Options) -> anyhow::Result<Self> {
+    pub(crate) fn build(options: &Options) -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("isthmus-soak-{}", std::process::id()));
         std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         let directory = Directory(path);
         let host = || -> anyhow::Result<Host> {
-            let namespace = Namespace::new()
-                .context("a soak takes root, and the programs unshare, nsenter, ip and ping")?;
+            let namespace = Namespace::new().context(
+                "two hosts on one machine take root, and the programs unshare, nsenter, ip and ping",
+            )?;
             // A kernel that doubles its wait after each loss comes to two minutes, and a stream then stands still though the
             // link is well. Older kernels than 6.15 have no such file.
             let _ = namespace.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_rto_max_ms", "2000"))?;
@@ -140,7 +141,7 @@ impl World {
         }
     }
 
-    pub(super) fn namespace(&self, side: Side) -> &Path {
+    pub(crate) fn namespace(&self, side: Side) -> &Path {
         match side {
             Side::A => self.a.namespace.path(),
             Side::B => self.b.namespace.path(),
@@ -170,7 +171,7 @@ impl World {
     }
 
     /// Takes the link down and up again, from this side.
-    pub(super) fn flap(&mut self, side: Side) -> anyhow::Result<()> {
+    pub(crate) fn flap(&mut self, side: Side) -> anyhow::Result<()> {
         let downs = self.downs(side);
         let net = self.host(side).net.as_ref().context("there is no process to tell")?;
         let pid =
@@ -181,7 +182,7 @@ impl World {
     }
 
     /// Kills one of the two, and starts it again.
-    pub(super) fn kill(&mut self, side: Side) -> anyhow::Result<()> {
+    pub(crate) fn kill(&mut self, side: Side) -> anyhow::Result<()> {
         // Dropping it is SIGKILL.
         self.host(side).net = None;
         self.start_net(side)?;
@@ -202,7 +203,7 @@ impl World {
     }
 
     /// What both interfaces tell of themselves.
-    pub(super) fn interfaces(&self) -> Vec<net::Report> {
+    pub(crate) fn interfaces(&self) -> Vec<net::Report> {
         Side::BOTH.iter().filter_map(|side| net::ask(&self.metrics(*side)).ok()).collect()
     }
 
