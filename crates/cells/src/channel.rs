@@ -434,11 +434,11 @@ impl<O: Window, I: Memory> Receiver<O, I> {
     }
 
     fn fetch(&mut self) -> Result<bool, Fault> {
-        // What has arrived is delivered also when the peer is gone, as long as it is sound.
-        let complete = match self.session.fault.get() {
-            Some(&fault) => return Err(fault),
-            None => self.flow.fetch().map_err(|fault| self.session.fail(fault))?,
-        };
+        // What has arrived is delivered also when the peer is gone, whichever end has noticed that, as long as it is sound.
+        if let Some(&fault) = self.session.fault.get().filter(|fault| !fault.is_absence()) {
+            return Err(fault);
+        }
+        let complete = self.flow.fetch().map_err(|fault| self.session.fail(fault))?;
         if complete {
             self.counters.frames = self.counters.frames.wrapping_add(1);
             let bytes = u64::try_from(self.flow.frame().len()).unwrap_or(u64::MAX);

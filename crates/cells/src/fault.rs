@@ -85,3 +85,13 @@ pub enum Fault {
     #[error("the doorbell failed")]
     Bell,
 }
+
+impl Fault {
+    /// Whether it says that the peer is gone, and nothing against what it sent before: that lies in my memory, whole.
+    pub(crate) fn is_absence(self) -> bool {
+        matches!(
+            self,
+            Self::LinkDown | Self::PeerClosed | Self::PeerRestarted | Self::Window(WindowError::Closed)
+        )
+    }
+}

@@ -85,4 +85,4 @@ pub use carry::{DmaEngine, DmaFailed, Placement};
 pub use channel::{Channel, Closer, ReceiveCounters, Receiver, SendCounters, SendError, Sender};
 pub use fault::Fault;
 pub use layout::{BadGeometry, Geometry, LAYOUT_VERSION, Profile};
-pub use link::{Bells, Link, OpenError, Opening, Setup};
+pub use link::{Bells, Link, OpenError, Opening, Regions, Setup};

@@ -156,9 +156,15 @@ pub enum OpenError {
 pub struct Link<O, I> {
     pub(crate) out: Arc<O>,
     pub(crate) own: Arc<I>,
-    ledger: Mutex<Ledger>,
+    regions: Regions,
     faults: AtomicU64,
 }
+
+/// Which slots and regions of my memory are in use. A link that is made anew over the same memory, because the bridge's
+/// link came up again, shares them with the one before: channels of that one may still be read to their end, and what they
+/// hold is not given to others.
+#[derive(Debug, Clone, Default)]
+pub struct Regions(Arc<Mutex<Ledger>>);
 
 #[derive(Debug, Default)]
 struct Ledger {
@@ -180,6 +186,14 @@ impl<O: Window, I: Memory> Link<O, I> {
     /// # Errors
     /// [`OpenError`] when a window is too small for a directory, or closed.
     pub fn new(out: Arc<O>, own: Arc<I>) -> Result<Arc<Self>, OpenError> {
+        Self::with(out, own, Regions::default())
+    }
+
+    /// The same over memory that an earlier link may still have channels in, with its [`Regions`].
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with(out: Arc<O>, own: Arc<I>, regions: Regions) -> Result<Arc<Self>, OpenError> {
         for window in [out.bytes(), own.bytes()] {
             if window < DIRECTORY_BYTES {
                 return Err(OpenError::NoRoom { needs: DIRECTORY_BYTES, window });
@@ -188,7 +202,7 @@ impl<O: Window, I: Memory> Link<O, I> {
         for slot in 0..DIRECTORY_SLOTS {
             withdraw(&*out, slot.wrapping_mul(SLOT_BYTES))?;
         }
-        Ok(Arc::new(Self { out, own, ledger: Mutex::default(), faults: AtomicU64::new(0) }))
+        Ok(Arc::new(Self { out, own, regions, faults: AtomicU64::new(0) }))
     }
 
     /// Opens a channel; it comes up once the peer opens one of the same name.
@@ -246,7 +260,7 @@ impl<O: Window, I: Memory> Link<O, I> {
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         // Each change is complete in itself, so a thread that died left nothing half done.
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        self.regions.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reserve(self: &Arc<Self>, name: &str, bytes: usize) -> Result<Place<O, I>, OpenError> {

@@ -55,8 +55,8 @@ enum Phase {
     Up {
         ends: Box<Ends>,
         agreement: Agreement,
-        /// The link is gone; what has come is still to be delivered.
-        draining: bool,
+        /// The link or the channel is gone; what has come is still to be delivered, of so many frames at most.
+        draining: Option<u32>,
     },
     /// To be tried again then.
     Refused(Instant),
@@ -137,7 +137,7 @@ impl CellsLink {
                     }
                     self.generation = self.generation.saturating_add(1);
                     self.complained = None;
-                    Phase::Up { ends, agreement, draining: false }
+                    Phase::Up { ends, agreement, draining: None }
                 }
             },
             other => other,
@@ -198,6 +198,14 @@ impl CellsLink {
         self.phase = Phase::Refused(now.checked_add(again).unwrap_or(now));
     }
 
+    /// Nothing goes out any more. What has come is delivered first, and then the channel ends: of more frames than the ring
+    /// has cells none was there when it was noticed.
+    fn drain(&mut self) {
+        if let Phase::Up { draining, .. } = &mut self.phase {
+            draining.get_or_insert(self.geometry.cells());
+        }
+    }
+
     /// The channel failed while it was up.
     fn fail(&mut self, fault: Fault) {
         match fault {
@@ -211,7 +219,7 @@ impl CellsLink {
 
     fn arm_channel(&mut self, wants: Wants) -> Result<bool, Fault> {
         match &mut self.phase {
-            Phase::Up { draining: true, .. } => Ok(true),
+            Phase::Up { draining: Some(_), .. } => Ok(true),
             Phase::Up { ends, .. } => {
                 let room = match wants.room {
                     Some(bytes) => ends.sender.arm(bytes)?,
@@ -235,8 +243,8 @@ impl FrameLink for CellsLink {
             self.fail(fault);
         }
         if self.epoch != self.port.epoch() {
-            match &mut self.phase {
-                Phase::Up { draining, .. } => *draining = true,
+            match &self.phase {
+                Phase::Up { .. } => self.drain(),
                 _ => self.begin()?,
             }
         }
@@ -256,32 +264,41 @@ impl FrameLink for CellsLink {
     }
 
     fn send(&mut self, frame: &[u8]) -> Sent {
-        let Phase::Up { ends, draining: false, .. } = &mut self.phase else { return Sent::Down };
+        let Phase::Up { ends, draining: None, .. } = &mut self.phase else { return Sent::Down };
         match ends.sender.stage(frame) {
             Ok(()) => Sent::Taken,
             Err(SendError::Full { .. }) => Sent::Full,
             // The greeting made sure of the contrary.
             Err(SendError::TooLong { .. }) => Sent::TooLong,
             Err(SendError::Failed(fault)) => {
-                self.fail(fault);
+                tracing::debug!(channel = self.name, %fault, "nothing can be sent any more");
+                self.drain();
                 Sent::Down
             }
         }
     }
 
     fn publish(&mut self) {
-        if let Phase::Up { ends, draining: false, .. } = &mut self.phase
+        if let Phase::Up { ends, draining: None, .. } = &mut self.phase
             && let Err(fault) = ends.sender.publish()
         {
-            self.fail(fault);
+            tracing::debug!(channel = self.name, %fault, "nothing can be sent any more");
+            self.drain();
         }
     }
 
     fn receive(&mut self) -> Option<&[u8]> {
         let Phase::Up { ends, draining, .. } = &mut self.phase else { return None };
+        if *draining == Some(0) {
+            self.ended = Some(Fault::LinkDown);
+            return None;
+        }
         match ends.receiver.try_receive() {
-            Ok(Some(frame)) => return Some(frame),
-            Ok(None) if *draining => self.ended = Some(Fault::LinkDown),
+            Ok(Some(frame)) => {
+                *draining = draining.map(|left| left.saturating_sub(1));
+                return Some(frame);
+            }
+            Ok(None) if draining.is_some() => self.ended = Some(Fault::LinkDown),
             Ok(None) => {}
             // What had arrived whole was delivered before this.
             Err(fault) => self.ended = Some(fault),
@@ -298,7 +315,12 @@ impl FrameLink for CellsLink {
             Ok(true) => return Armed::Ready,
             Ok(false) => {}
             Err(fault) => {
-                self.fail(fault);
+                if matches!(self.phase, Phase::Up { .. }) {
+                    tracing::debug!(channel = self.name, %fault, "the channel cannot be waited for");
+                    self.drain();
+                } else {
+                    self.refuse(&fault.into());
+                }
                 return Armed::Ready;
             }
         }

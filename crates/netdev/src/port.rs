@@ -8,7 +8,7 @@
 
 use crate::cells_link::CellsLink;
 use crate::link::Offer;
-use cells::{Alarm, Bell, BellFailed, EventBell, Geometry, OpenError, Profile};
+use cells::{Alarm, Bell, BellFailed, EventBell, Geometry, OpenError, Profile, Regions};
 use ntb::{Bridge, BridgeError, Inbound, Outbound, Speed, Width};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
@@ -70,6 +70,8 @@ pub(crate) type Rings = cells::Link<Outbound, Inbound>;
 pub(crate) struct Port {
     bridge: Arc<dyn Bridge>,
     inbound: Arc<Inbound>,
+    /// What of it the channels hold, those of an earlier epoch too.
+    regions: Regions,
     /// Changes with every change of `way`.
     epoch: AtomicU64,
     way: Mutex<Way>,
@@ -128,6 +130,7 @@ pub fn open_cells(bridge: Arc<dyn Bridge>, options: &PortOptions) -> Result<Vec<
     let port = Arc::new(Port {
         bridge,
         inbound,
+        regions: Regions::default(),
         epoch: AtomicU64::new(0),
         way: Mutex::new(Way::Closed),
         queues: bells,
@@ -220,9 +223,17 @@ impl Port {
         if !due {
             return;
         }
+        let differs = |link: ntb::Link| link.up != matches!(&*self.way(), Way::Open { .. });
         match self.bridge.link() {
-            // An event that was missed, should there be one.
-            Ok(link) if link.up != matches!(&*self.way(), Way::Open { .. }) => self.link_is(link.up),
+            // Its event was there before the answer, and the event counts for more: with it goes which windows are stale.
+            Ok(link) if differs(link) => {
+                self.look();
+                match self.bridge.link() {
+                    Ok(link) if differs(link) => self.link_is(link.up),
+                    Ok(_) => {}
+                    Err(error) => self.gone(&error),
+                }
+            }
             Ok(_) => {}
             Err(error) => self.gone(&error),
         }
@@ -249,7 +260,8 @@ impl Port {
 
     fn open(&self) -> Result<Way, OpenFailed> {
         let outbound = Arc::new(self.bridge.outbound(WINDOW)?);
-        let rings = cells::Link::new(Arc::clone(&outbound), Arc::clone(&self.inbound))?;
+        let (out, own) = (Arc::clone(&outbound), Arc::clone(&self.inbound));
+        let rings = cells::Link::with(out, own, self.regions.clone())?;
         Ok(Way::Open { outbound, rings })
     }
 

@@ -1,6 +1,7 @@
 //! The seam below the driver: a PCI function, however it is reached.
 
 use crate::memory::{BarMapping, DmaMemory};
+use crate::vfio::VfioError;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -186,6 +187,9 @@ pub enum FunctionError {
         #[source]
         source: io::Error,
     },
+    /// The kernel's VFIO.
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
     /// Device addresses have run out.
     #[error("there are no {bytes:#x} bytes of device addresses left: free DMA memory first")]
     NoAddress {

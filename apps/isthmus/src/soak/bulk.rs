@@ -2,10 +2,10 @@
 
 use super::report::Stream;
 use super::traffic::{Task, scramble};
-use super::world::Side;
+use super::world::{Side, pause};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PORT: u16 = 7001;
 /// Number and length of a record, 8 bytes each, before its content.
@@ -50,7 +50,9 @@ pub(super) fn run(
     match sent {
         Ok((sent, failure)) => {
             stream.sent = sent;
-            stream.failure = stream.failure.or(failure);
+            // A sender that the kernel has given up says why; its receiver only waits.
+            let both = [failure, stream.failure.take()].into_iter().flatten().collect::<Vec<_>>();
+            stream.failure = (!both.is_empty()).then(|| both.join("; "));
             stream.lost =
                 stream.lost.saturating_add(sent.saturating_sub(stream.received.saturating_add(stream.lost)));
         }
@@ -62,7 +64,9 @@ pub(super) fn run(
 /// Returns how many records were sent whole, and what ended it but the time.
 fn send(mut connection: TcpStream, task: &Task) -> (u64, Option<String>) {
     let mut number = 0_u64;
+    let (began, mut sent_bytes) = (Instant::now(), 0_u64);
     while !task.is_over() {
+        task.mark.sends(number);
         let content = task.content(number, record_bytes(number));
         let length = u64::try_from(content.len()).unwrap_or_default();
         let mut header = [0; HEADER_BYTES];
@@ -74,6 +78,11 @@ fn send(mut connection: TcpStream, task: &Task) -> (u64, Option<String>) {
             return (number, Some(format!("sending: {error}")));
         }
         number = number.wrapping_add(1);
+        sent_bytes = sent_bytes.saturating_add(length);
+        if let Some(rate) = task.rate {
+            let due = Duration::from_secs_f64(sent_bytes as f64 / rate);
+            pause(due.saturating_sub(began.elapsed()));
+        }
     }
     (number, connection.shutdown(std::net::Shutdown::Write).err().map(|error| error.to_string()))
 }
@@ -114,6 +123,7 @@ fn check(far: &mut impl Read, task: &Task) -> Stream {
         }
         if content == task.content(number, length) {
             stream.received = stream.received.wrapping_add(1);
+            task.mark.has_come(number);
             stream.bytes = stream.bytes.wrapping_add(u64::try_from(length).unwrap_or_default());
         } else {
             stream.corrupt = stream.corrupt.wrapping_add(1);

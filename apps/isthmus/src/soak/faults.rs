@@ -1,13 +1,18 @@
 //! Faults on request, and when they were: what was on its way then may be lost.
 
-use super::world::{Side, World};
+use super::traffic::Traffic;
+use super::world::{Side, World, pause};
+use anyhow::bail;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long after a fault its effects may last: neighbours are asked for their addresses anew.
-const AFTERMATH: Duration = Duration::from_secs(2);
+/// A stream on which nothing has come for so long after a fault stands for good: the soak's kernels try again after two
+/// seconds at most, and a machine with other things to do has the rest.
+const STANDSTILL: Duration = Duration::from_secs(60);
+/// How often to look whether all streams move again.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// When there were faults.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +33,7 @@ impl Faults {
         let result = work();
         with(|intervals| {
             if let Some(last) = intervals.last_mut() {
-                last.to = Instant::now().checked_add(AFTERMATH);
+                last.to = Some(Instant::now());
             }
         });
         result
@@ -75,11 +80,13 @@ pub(super) struct Done {
     pub(super) kills: u32,
 }
 
-/// Lets the time pass and makes the faults, until a signal comes.
+/// Lets the time pass and makes the faults, until a signal comes. After each fault every stream has to move again before the
+/// next one, or the soak ends: the next fault would set right what this one has left behind.
 pub(super) fn carry_out(
     plan: Plan,
     time: Duration,
     world: &mut World,
+    traffic: &Traffic,
     faults: &Faults,
     stop: &UnixStream,
 ) -> anyhow::Result<Done> {
@@ -89,9 +96,12 @@ pub(super) fn carry_out(
         if stopped_before(began, at, stop)? {
             return Ok(done);
         }
-        faults.during(|| match fault {
-            Fault::Flap(side) => world.flap(side),
-            Fault::Kill(side) => world.kill(side),
+        faults.during(|| {
+            match fault {
+                Fault::Flap(side) => world.flap(side),
+                Fault::Kill(side) => world.kill(side),
+            }?;
+            wait_until_all_move(fault, world, traffic)
         })?;
         match fault {
             Fault::Flap(_) => done.flaps += 1,
@@ -101,6 +111,23 @@ pub(super) fn carry_out(
     }
     stopped_before(began, time, stop)?;
     Ok(done)
+}
+
+/// Waits until something that was sent from now on has come on every stream.
+fn wait_until_all_move(after: Fault, world: &World, traffic: &Traffic) -> anyhow::Result<()> {
+    let (began, milestone) = (Instant::now(), traffic.milestone());
+    loop {
+        let standing = milestone.standing();
+        if standing.is_empty() {
+            tracing::debug!(?after, took = ?began.elapsed(), "all streams move again");
+            return Ok(());
+        }
+        if began.elapsed() > STANDSTILL {
+            let told: String = world.interfaces().iter().map(crate::net::show).collect();
+            bail!("after {after:?} nothing came for {STANDSTILL:?} on {}\n{told}", standing.join(", "));
+        }
+        pause(GLANCE);
+    }
 }
 
 /// Waits until so much time has passed; true if a signal came first.
@@ -146,8 +173,7 @@ mod tests {
             now
         });
         assert!(faults.touch(before, inside));
-        assert!(faults.touch(Instant::now(), Instant::now()), "its aftermath");
-        let later = Instant::now() + AFTERMATH + AFTERMATH;
+        let later = Instant::now() + Duration::from_millis(1);
         assert!(!faults.touch(later, later));
     }
 }

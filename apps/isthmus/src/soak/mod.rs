@@ -29,8 +29,10 @@ Example:
   isthmus soak --minutes 60 --flaps 100 --kills 20
 
 It makes two network namespaces with an interface of `isthmus net` each and a twin between them, sends numbered and checked records over
-TCP and echoed datagrams over UDP both ways, and ends with counts. A datagram that was on its way when a fault was made may be lost, and is
-counted apart; nothing else may. It takes root. Exit status 1: something was lost, corrupt, or out of order.")]
+TCP and echoed datagrams over UDP both ways, and ends with counts. TCP sends again what a fault has lost, so of the records none may be
+missing. A datagram may be missing, and is counted apart, if it was on its way at some time between the making of a fault and the
+moment when all four streams had moved again; nobody sends it again, and a process that is killed takes with it what it has read.
+After each fault all streams have to move again within a minute. It takes root. Exit status 1: something was lost, corrupt, or out of order.")]
 pub(crate) struct Arguments {
     /// How long, in minutes; fractions too
     #[arg(long, value_name = "N", default_value_t = 1.0)]
@@ -41,6 +43,9 @@ pub(crate) struct Arguments {
     /// How often one of the two `isthmus net` is killed by SIGKILL and started again, a and b in turn
     #[arg(long, value_name = "N", default_value_t = 0)]
     kills: u32,
+    /// Greatest rate of each of the two bulk streams, in 10^6 bytes a second; as fast as it goes if there is none
+    #[arg(long, value_name = "MB/S")]
+    rate: Option<f64>,
     /// Greatest IP packet in bytes
     #[arg(long, value_name = "BYTES", default_value_t = netdev::MTU_MAX)]
     mtu: u32,
@@ -79,6 +84,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         "--minutes {} is no time between nothing and a month",
         arguments.minutes
     );
+    ensure!(
+        arguments.rate.is_none_or(|rate| rate.is_finite() && rate >= 0.1),
+        "--rate {} is less than 0.1, or no number",
+        arguments.rate.unwrap_or_default()
+    );
     let time = Duration::from_secs_f64(arguments.minutes * 60.0);
     let mut world = World::build(&world::Options {
         mtu: arguments.mtu,
@@ -88,9 +98,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let faults = Faults::default();
     let began = Instant::now();
     let (traffic, plan) = {
-        let traffic = Traffic::start(&world, &faults)?;
+        let traffic = Traffic::start(&world, &faults, arguments.rate.map(|rate| rate * 1e6))?;
         let plan = Plan::new(arguments.flaps, arguments.kills, time);
-        let result = faults::carry_out(plan, time, &mut world, &faults, &stop);
+        let result = faults::carry_out(plan, time, &mut world, &traffic, &faults, &stop);
         (traffic.finish(), result)
     };
     let done = plan?;

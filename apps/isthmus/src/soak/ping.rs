@@ -1,5 +1,6 @@
 //! Pings: numbered datagrams of every length that the far end sends back. Nobody sends them again, so a frame that is lost is seen here.
 
+use super::faults::Faults;
 use super::report::Stream;
 use super::traffic::{Task, scramble};
 use super::world::Side;
@@ -17,8 +18,6 @@ const PERIOD: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Room in a socket: some seconds of pings.
 const RECEIVE_BYTES: usize = 64 << 20;
-/// How long a ping may be on its way, both ways, on a machine with other things to do: a fault in that time excuses its loss.
-const ON_ITS_WAY: Duration = Duration::from_secs(5);
 /// The longest datagram: one frame of the largest MTU holds it.
 const LONGEST: u64 = 60_000;
 const NUMBER_BYTES: usize = 8;
@@ -78,9 +77,10 @@ pub(super) fn run(from: Side, socket: &UdpSocket, task: &Task) -> anyhow::Result
             // During a fault there may be no way: then nothing was sent.
             if socket.send(&datagram).is_ok() {
                 pings.stream.sent = pings.stream.sent.wrapping_add(1);
-                pings.missing.insert(number, now);
+                pings.missing.insert(number, Missing { sent: now, overtaken: None });
             }
             number = number.wrapping_add(1);
+            task.mark.sends(number);
         }
         let wait = due.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), PERIOD);
         socket.set_read_timeout(Some(wait))?;
@@ -100,11 +100,25 @@ fn waits(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
+/// A ping without a reply.
+#[derive(Debug, Clone, Copy)]
+struct Missing {
+    sent: Instant,
+    /// When one that was sent later came back: this one was on its way no longer.
+    overtaken: Option<Instant>,
+}
+
+impl Missing {
+    /// Whether a fault was made while it was on its way.
+    fn is_excused(&self, faults: &Faults) -> bool {
+        faults.touch(self.sent, self.overtaken.unwrap_or(self.sent + PATIENCE))
+    }
+}
+
 #[derive(Debug)]
 struct Pings {
     stream: Stream,
-    /// Those without a reply, and when they were sent.
-    missing: BTreeMap<u64, Instant>,
+    missing: BTreeMap<u64, Missing>,
     /// The greatest number that came back.
     last: Option<u64>,
 }
@@ -116,7 +130,7 @@ impl Pings {
             return;
         };
         let number = u64::from_le_bytes(*number);
-        let Some(sent) = self.missing.remove(&number) else {
+        let Some(ping) = self.missing.remove(&number) else {
             // Too late, and counted as lost; or a number that was never sent.
             if number >= self.stream.sent {
                 self.stream.corrupt = self.stream.corrupt.wrapping_add(1);
@@ -124,6 +138,7 @@ impl Pings {
             return;
         };
         if content == task.content(number, content_bytes(number)) {
+            task.mark.has_come(number);
             self.stream.received = self.stream.received.wrapping_add(1);
             self.stream.bytes =
                 self.stream.bytes.wrapping_add(u64::try_from(datagram.len()).unwrap_or_default());
@@ -131,23 +146,27 @@ impl Pings {
             self.stream.corrupt = self.stream.corrupt.wrapping_add(1);
         }
         if self.last.is_some_and(|last| number < last) {
-            let count = match task.faults.touch(sent, Instant::now()) {
+            let count = match ping.is_excused(&task.faults) {
                 true => &mut self.stream.reordered_in_faults,
                 false => &mut self.stream.reordered,
             };
             *count = count.wrapping_add(1);
+        }
+        let now = Instant::now();
+        for (_, earlier) in self.missing.range_mut(..number) {
+            earlier.overtaken.get_or_insert(now);
         }
         self.last = self.last.max(Some(number));
     }
 
     fn give_up(&mut self, now: Instant, task: &Task) {
         while let Some(first) = self.missing.first_entry() {
-            let sent = *first.get();
-            if now.saturating_duration_since(sent) < PATIENCE {
+            let ping = *first.get();
+            if now.saturating_duration_since(ping.sent) < PATIENCE {
                 return;
             }
             first.remove();
-            if task.faults.touch(sent, sent + ON_ITS_WAY) {
+            if ping.is_excused(&task.faults) {
                 self.stream.lost_in_faults = self.stream.lost_in_faults.wrapping_add(1);
             } else {
                 self.stream.lost = self.stream.lost.wrapping_add(1);

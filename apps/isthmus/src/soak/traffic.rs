@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 /// Bytes that every record and datagram is cut from, so that checking one is a comparison.
@@ -21,6 +21,7 @@ pub(super) struct Traffic {
     /// Nobody waits for an echo any more.
     answered: Arc<AtomicBool>,
     streams: Vec<JoinHandle<anyhow::Result<Stream>>>,
+    marks: Vec<(String, Arc<Mark>)>,
     echoes: Vec<JoinHandle<()>>,
 }
 
@@ -29,7 +30,49 @@ pub(super) struct Traffic {
 pub(super) struct Task {
     pub(super) pattern: Arc<Vec<u8>>,
     pub(super) faults: Faults,
+    pub(super) mark: Arc<Mark>,
+    /// Bytes a second of a bulk stream; none: as fast as it goes.
+    pub(super) rate: Option<f64>,
     stop: Arc<AtomicBool>,
+}
+
+/// How far a stream has come, for whoever made a fault and wants to see that it is over it.
+#[derive(Debug, Default)]
+pub(super) struct Mark {
+    /// The number that is sent next.
+    next: AtomicU64,
+    /// All numbers below it were sent before something that has come; 0: nothing has.
+    passed: AtomicU64,
+}
+
+impl Mark {
+    pub(super) fn sends(&self, number: u64) {
+        self.next.store(number, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_come(&self, number: u64) {
+        self.passed.fetch_max(number.saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn next(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    fn has_passed(&self, number: u64) -> bool {
+        self.passed.load(Ordering::Relaxed) > number
+    }
+}
+
+/// All streams' marks at one moment.
+#[derive(Debug)]
+pub(super) struct Milestone<'a>(Vec<(&'a str, &'a Mark, u64)>);
+
+impl Milestone<'_> {
+    /// The streams on which nothing that was sent since has come.
+    pub(super) fn standing(&self) -> Vec<&str> {
+        let Self(marks) = self;
+        marks.iter().filter(|(_, mark, next)| !mark.has_passed(*next)).map(|(name, ..)| *name).collect()
+    }
 }
 
 impl Task {
@@ -60,11 +103,17 @@ fn pattern() -> Vec<u8> {
 
 impl Traffic {
     /// Bulk and pings, each in both directions.
-    pub(super) fn start(world: &World, faults: &Faults) -> anyhow::Result<Self> {
+    pub(super) fn start(world: &World, faults: &Faults, rate: Option<f64>) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let task = Task { pattern: Arc::new(pattern()), faults: faults.clone(), stop: Arc::clone(&stop) };
+        let task = Task {
+            pattern: Arc::new(pattern()),
+            faults: faults.clone(),
+            mark: Arc::default(),
+            rate,
+            stop: Arc::clone(&stop),
+        };
         let answered = Arc::new(AtomicBool::new(false));
-        let mut traffic = Self { stop, answered, streams: Vec::new(), echoes: Vec::new() };
+        let mut traffic = Self { stop, answered, streams: Vec::new(), marks: Vec::new(), echoes: Vec::new() };
         for side in Side::BOTH {
             let (here, there) =
                 (world.namespace(side).to_path_buf(), world.namespace(side.other()).to_path_buf());
@@ -72,7 +121,13 @@ impl Traffic {
             let listener = inside(&there, || bulk::listen(side.other()))?;
             let echo = inside(&there, || ping::bind(side.other()))?;
             let socket = inside(&here, || ping::bind_any(side))?;
-            let (bulk, pings) = (task.clone(), task.clone());
+            let mut own = |what| {
+                let name = format!("{what} {} to {}", side.name(), side.other().name());
+                let mark = Arc::<Mark>::default();
+                traffic.marks.push((name, Arc::clone(&mark)));
+                Task { mark, ..task.clone() }
+            };
+            let (bulk, pings) = (own("bulk"), own("ping"));
             let connection = inside(&here, || bulk::connect(side.other()))?;
             traffic.streams.push(std::thread::spawn(move || bulk::run(side, connection, &listener, &bulk)));
             traffic.streams.push(std::thread::spawn(move || ping::run(side, &socket, &pings)));
@@ -80,6 +135,11 @@ impl Traffic {
             traffic.echoes.push(std::thread::spawn(move || ping::echo(&echo, &answered)));
         }
         Ok(traffic)
+    }
+
+    /// What is sent from now on, on every stream.
+    pub(super) fn milestone(&self) -> Milestone<'_> {
+        Milestone(self.marks.iter().map(|(name, mark)| (name.as_str(), &**mark, mark.next())).collect())
     }
 
     /// Sends no more, waits for what is on its way, and returns the counts.

@@ -68,6 +68,7 @@ impl Side {
 #[derive(Debug)]
 pub(crate) struct World {
     options: Options,
+    more: Vec<String>,
     directory: Directory,
     twin: Running,
     a: Host,
@@ -103,6 +104,11 @@ impl Drop for Directory {
 
 impl World {
     pub(crate) fn build(options: &Options) -> anyhow::Result<Self> {
+        Self::build_with(options, &[])
+    }
+
+    /// The same with more arguments for both `isthmus net`.
+    pub(crate) fn build_with(options: &Options, more: &[&str]) -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("isthmus-soak-{}", std::process::id()));
         std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         let directory = Directory(path);
@@ -113,6 +119,9 @@ impl World {
             // A kernel that doubles its wait after each loss comes to two minutes, and a stream then stands still though the
             // link is well. Older kernels than 6.15 have no such file.
             let _ = namespace.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_rto_max_ms", "2000"))?;
+            // With so short waits the kernel's fifteen tries are over 27 s after the first of them, and a stream that has not got
+            // over one fault when the next one comes is given up, though all that was ever lost has been sent again.
+            let _ = namespace.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_retries2", "255"))?;
             Ok(Host { namespace, net: None })
         };
         let (a, b) = (host()?, host()?);
@@ -124,7 +133,8 @@ impl World {
                 .args(["--control".as_ref(), directory.0.join("twin.sock").as_os_str()]),
             &directory.0.join("twin.log"),
         )?;
-        let mut world = Self { options: options.clone(), directory, twin, a, b };
+        let more = more.iter().map(|&argument| argument.to_owned()).collect();
+        let mut world = Self { options: options.clone(), more, directory, twin, a, b };
         let control = world.directory.0.join("twin.sock");
         world.wait("the twin listens", |_| control.exists())?;
         for side in Side::BOTH {
@@ -164,7 +174,8 @@ impl World {
             .args(["--metrics", &self.metrics(side)])
             .args(["--port".as_ref(), self.file(side, "sock").as_os_str()])
             .args(["--control".as_ref(), self.directory.0.join("twin.sock").as_os_str()])
-            .args(["--netns".as_ref(), self.namespace(side).as_os_str()]);
+            .args(["--netns".as_ref(), self.namespace(side).as_os_str()])
+            .args(&self.more);
         let net = start(&mut command, &self.file(side, "log"))?;
         self.host(side).net = Some(net);
         Ok(())
@@ -236,7 +247,7 @@ impl World {
 }
 
 /// Lets time pass where there is no descriptor to wait on.
-fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     let (_nobody, nothing) = mpsc::channel::<()>();
     let _ = nothing.recv_timeout(time);
 }

@@ -204,3 +204,122 @@ fn what_does_not_fit_into_the_window_is_refused_with_what_helps() {
     let error = open_cells(Arc::clone(&bridges[0]), &a).unwrap_err();
     assert!(error.to_string().contains("--mw-size"), "{error}");
 }
+
+#[test]
+fn what_had_arrived_is_delivered_also_when_sending_is_the_first_to_find_the_peer_gone() {
+    let bridges = bridges(WindowMode::Direct);
+    let [a, b] = offers(1500, Offload::None).map(options);
+    let (mut a, mut b) = (open_one(&bridges[0], &a), open_one(&bridges[1], &b));
+    until(|| [&mut a, &mut b].map(end_is_up) == [true, true]);
+    for number in 0..100 {
+        assert_eq!(a.send(&frame(number)), Sent::Taken);
+    }
+    a.publish();
+    // The channel ends; the link does not.
+    a.phase = Phase::Down;
+    assert_eq!(b.send(&[0; 60]), Sent::Down);
+    assert!(matches!(b.arm(Wants { room: None }), Armed::Ready), "there is something to deliver");
+    assert!(matches!(b.state().unwrap(), LinkState::Up { .. }), "what has come is not given up");
+    for number in 0..100 {
+        let received = b.receive().map(<[u8]>::to_vec);
+        assert!(received == Some(frame(number)), "{number}: {:?}", b.ended);
+    }
+    assert_eq!(b.receive(), None);
+    assert_eq!(b.state().unwrap(), LinkState::Down);
+}
+
+#[test]
+fn a_peer_that_never_stops_sending_into_a_channel_that_is_over_does_not_keep_it() {
+    let bridges = bridges(WindowMode::Direct);
+    let [a, b] = offers(1500, Offload::None).map(options);
+    let (mut a, mut b) = (open_one(&bridges[0], &a), open_one(&bridges[1], &b));
+    until(|| [&mut a, &mut b].map(end_is_up) == [true, true]);
+    b.drain();
+    let mut delivered = 0;
+    while matches!(b.state().unwrap(), LinkState::Up { .. }) {
+        assert_eq!(a.send(&frame(delivered)), Sent::Taken);
+        a.publish();
+        delivered += u32::from(b.receive().is_some());
+        assert!(delivered <= b.geometry.cells(), "it never ends");
+    }
+}
+
+#[test]
+fn a_queue_that_comes_up_again_first_does_not_write_over_what_another_has_still_to_deliver() {
+    let bridges = bridges(WindowMode::Direct);
+    let [a, b] = offers(1500, Offload::None).map(|offer| options(Offer { queues: 2, ..offer }));
+    let mut a = open_cells(Arc::clone(&bridges[0]), &a).unwrap();
+    let mut b = open_cells(Arc::clone(&bridges[1]), &b).unwrap();
+    until(|| a.iter_mut().chain(&mut b).map(end_is_up).fold(true, |all, up| all & up));
+    for number in 0..20 {
+        assert_eq!(a[0].send(&frame(number)), Sent::Taken);
+    }
+    a[0].publish();
+    let epoch = b[0].port.epoch();
+    bridges[0].link_disable().unwrap();
+    until(|| {
+        b[0].woken();
+        b[0].port.epoch() != epoch
+    });
+    bridges[0].link_enable(Speed::Auto, Width::Auto).unwrap();
+    // Queue 1 goes through its end and comes up anew; queue 0 hears of the link, and has no time for its frames.
+    until(|| {
+        b[0].woken();
+        a.iter_mut().for_each(|end| {
+            let _ = (end_is_up(end), end.receive());
+        });
+        let again = b[1].receive().is_none() && end_is_up(&mut b[1]) && b[1].epoch == b[1].port.epoch();
+        again && end_is_up(&mut a[1])
+    });
+    for number in 1000..1020 {
+        assert_eq!(a[1].send(&frame(number)), Sent::Taken);
+    }
+    a[1].publish();
+    for number in 0..20 {
+        let received = b[0].receive().map(<[u8]>::to_vec);
+        assert!(received == Some(frame(number)), "{number}: {:?}", b[0].ended);
+    }
+    for number in 1000..1020 {
+        let received = b[1].receive().map(<[u8]>::to_vec);
+        assert!(received == Some(frame(number)), "{number}: {:?}", b[1].ended);
+    }
+}
+
+#[test]
+fn after_flaps_at_any_moment_of_busy_traffic_frames_pass_both_ways_without_another_wake_up() {
+    let bridges = bridges(WindowMode::Direct);
+    let [a, b] = hosts(&bridges, Profile::Fast);
+    for flap in 0_u32..40 {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let marker = 1 << 20 | flap;
+        std::thread::scope(|scope| {
+            for (from, to) in [(&a, &b), (&b, &a)] {
+                scope.spawn(|| {
+                    for number in 0.. {
+                        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                            return from.sends(&frame(marker));
+                        }
+                        from.sends(&frame(number));
+                    }
+                });
+                scope.spawn(|| while to.receives() != frame(marker) {});
+            }
+            let side = &bridges[usize::try_from(flap % 2).unwrap()];
+            let before = [&a, &b].map(|host| host.counters.read());
+            // In the midst of the traffic, a little later each time.
+            until(|| a.counters.read().rx_frames > before[0].rx_frames + u64::from(flap * 7));
+            side.link_disable().unwrap();
+            if flap % 3 == 0 {
+                until(|| a.counters.read().link_downs > before[0].link_downs);
+            }
+            side.link_enable(Speed::Auto, Width::Auto).unwrap();
+            until(|| {
+                [(&a, &before[0]), (&b, &before[1])]
+                    .iter()
+                    .all(|(host, before)| host.counters.read().link_ups > before.link_ups)
+            });
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+    assert_eq!(a.counters.read().dropped() + b.counters.read().dropped(), 0);
+}
