@@ -281,7 +281,11 @@ impl World {
         let most = self.setup.longest_frame;
         let State::Up(ends, fault) = &mut self.side(side).state else { return };
         match ends.1.try_receive() {
-            Ok(frame) => assert!(fault.is_none() && frame.is_none_or(|frame| frame.len() <= most)),
+            Ok(frame) => {
+                assert!(frame.is_none_or(|frame| frame.len() <= most));
+                // What came before the peer went is delivered.
+                assert!(fault.is_none_or(|fault| fault.is_absence() && frame.is_some()));
+            }
             Err(found) => note(fault, found),
         }
     }
