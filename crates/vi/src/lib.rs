@@ -10,7 +10,7 @@
 //! [`Vi`] belongs to one thread and has [lanes](lane): each is one ring from one sending to one receiving interface, with
 //! its own buffers, in its own memory file. [`ProtectionDomain`] and [`PacketBuffer`] say whose buffers may be posted
 //! where, [`filter`] which frames an interface gets, [`Pio`] and [`Alternative`] hold frames with the receiver before
-//! they are sent. docs/vi.md teaches all of it; docs/vi-parity.md compares it with ef_vi row by row.
+//! they are sent. [`TimedVi`] adds a [clock](clock), a [`Pace`], a timer and [discards](checksum). docs/vi.md teaches all of it; docs/vi-parity.md compares it with ef_vi row by row.
 //!
 //! ```
 //! use vi::lane::{Geometry, Meta, SharedLane};
@@ -47,8 +47,7 @@
 //!
 //! Not built: the *adapter* (layout of one window for many lanes, agreement on MAC, MTU, features and generation with a
 //! peer, publication of filter tables); the service that hands lanes to processes, and with it the second look at
-//! filters for senders that are not trusted; clocks (a [stamp](lane::Meta::stamp) is carried, not made); packed
-//! streams, capture and replay; timers, pacing, merged receive events; the commands `isthmus vi`. Lanes run over any
+//! filters for senders that are not trusted; merged receive events; the commands `isthmus vi`. Lanes run over any
 //! `shm` window, but nothing here opens one across a bridge.
 
 #![forbid(unsafe_code)]
@@ -65,19 +64,27 @@
 
 mod bell;
 mod bits;
+pub mod checksum;
+pub mod clock;
 mod domain;
 pub mod filter;
 mod interface;
 pub mod lane;
+mod pace;
 mod packet;
 mod programmed;
 mod statistics;
 mod steer;
+mod timed;
+mod timer;
 
 pub use bell::Bell;
 pub use domain::{PacketBuffer, ProtectionDomain};
 pub use interface::{Event, LaneId, NotPosted, PostRefusal, TransmitError, Vi};
+pub use pace::Pace;
 pub use packet::{Packet, RequestId};
 pub use programmed::{Alternative, Pio};
 pub use statistics::Statistics;
 pub use steer::Steered;
+pub use timed::{PacedError, TimedEvent, TimedVi};
+pub use timer::EventTimer;
