@@ -10,7 +10,8 @@
 //! [`Vi`] belongs to one thread and has [lanes](lane): each is one ring from one sending to one receiving interface, with
 //! its own buffers, in its own memory file. [`ProtectionDomain`] and [`PacketBuffer`] say whose buffers may be posted
 //! where, [`filter`] which frames an interface gets, [`Pio`] and [`Alternative`] hold frames with the receiver before
-//! they are sent. [`TimedVi`] adds a [clock](clock), a [`Pace`], a timer and [discards](checksum). docs/vi.md teaches all of it; docs/vi-parity.md compares it with ef_vi row by row.
+//! they are sent. [`TimedVi`] adds a [clock](clock), a [`Pace`], a timer and [discards](checksum); a [packed stream](stream) takes
+//! frames to a [capture file](pcapng). docs/vi.md teaches all of it; docs/vi-parity.md compares it with ef_vi row by row.
 //!
 //! ```
 //! use vi::lane::{Geometry, Meta, SharedLane};
@@ -64,6 +65,7 @@
 
 mod bell;
 mod bits;
+pub mod capture;
 pub mod checksum;
 pub mod clock;
 mod domain;
@@ -72,9 +74,12 @@ mod interface;
 pub mod lane;
 mod pace;
 mod packet;
+pub mod pcapng;
 mod programmed;
+pub mod replay;
 mod statistics;
 mod steer;
+pub mod stream;
 mod timed;
 mod timer;
 
