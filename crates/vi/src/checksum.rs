@@ -299,6 +299,13 @@ mod tests {
     }
 
     #[test]
+    fn the_sum_of_rfc_1071_comes_out() {
+        let sum = Sum::default().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        assert_eq!(!sum.complement(), 0xddf2);
+        assert_eq!(!Sum::default().add(&[0xFF]).complement(), 0xFF00);
+    }
+
+    #[test]
     fn each_kind_of_wrong_has_its_reason_and_its_switch() {
         let good = frame(0, false, false, b"payload", 3);
         let broken = |at: usize, value: u8| {

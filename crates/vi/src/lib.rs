@@ -46,10 +46,8 @@
 //! - in steady state nothing is allocated, and on lanes without wake-ups no system call is made;
 //! - a receiver that has primed and sleeps is woken by the next frame.
 //!
-//! Not built: the *adapter* (layout of one window for many lanes, agreement on MAC, MTU, features and generation with a
-//! peer, publication of filter tables); the service that hands lanes to processes, and with it the second look at
-//! filters for senders that are not trusted; merged receive events; the commands `isthmus vi`. Lanes run over any
-//! `shm` window, but nothing here opens one across a bridge.
+//! Not here: anything that opens a window. The crate `vi-service` makes lanes across a bridge, publishes filter tables, and hands
+//! lanes to processes. Not built: merged receive events.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -82,6 +80,7 @@ mod steer;
 pub mod stream;
 mod timed;
 mod timer;
+pub mod udp;
 
 pub use bell::Bell;
 pub use domain::{PacketBuffer, ProtectionDomain};
