@@ -1,5 +1,6 @@
 //! UDP frames over IPv4, with the checksums that a NIC would fill in: what the tools send, and programs that have no stack.
 
+use crate::checksum;
 use crate::filter::Mac;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -11,41 +12,6 @@ const TAG_BYTES: usize = 4;
 const SHORTEST_BYTES: usize = 60;
 /// Protocol number of UDP.
 const UDP: u8 = 17;
-
-/// The ones' complement sum of the Internet's checksums (RFC 1071), over several parts; each but the last has an even length.
-#[must_use]
-pub fn ones_sum(parts: &[&[u8]]) -> u16 {
-    let mut sum = 0_u64;
-    for part in parts {
-        let (words, rest) = part.as_chunks::<2>();
-        sum += words.iter().map(|&word| u64::from(u16::from_be_bytes(word))).sum::<u64>();
-        sum += rest.first().map_or(0, |&byte| u64::from(byte) << 8);
-    }
-    while sum > 0xFFFF {
-        sum = (sum & 0xFFFF) + (sum >> 16);
-    }
-    u16::try_from(sum).unwrap_or(u16::MAX)
-}
-
-/// The checksum of an IPv4 header whose own checksum field is zero (`ef_ip_checksum`).
-#[must_use]
-pub fn ip4_checksum(header: &[u8]) -> u16 {
-    !ones_sum(&[header])
-}
-
-/// The checksum of UDP over IPv4 (`ef_udp_checksum`): `header` has zero in its checksum field.
-#[must_use]
-pub fn udp4_checksum(source: Ipv4Addr, destination: Ipv4Addr, header: [u8; 8], payload: &[u8]) -> u16 {
-    let [.., high, low, _, _] = header;
-    let mut pseudo = [0; 12];
-    let fields = source.octets().into_iter().chain(destination.octets()).chain([0, UDP, high, low]);
-    pseudo.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
-    match !ones_sum(&[&pseudo, &header, payload]) {
-        // Zero says that there is none.
-        0 => 0xFFFF,
-        sum => sum,
-    }
-}
 
 /// The group address of an IPv4 group (RFC 1112), for a destination that is one.
 #[must_use]
@@ -94,17 +60,19 @@ impl UdpFlow {
         put(&mut ip, 2, bytes(28));
         put(&mut ip, 12, source.octets());
         put(&mut ip, 16, destination.octets());
-        let sum = ip4_checksum(&ip);
+        let sum = checksum::ipv4_header(&ip);
         put(&mut ip, 10, sum.to_be_bytes());
         frame.extend(ip);
         let mut udp = [0; 8];
         put(&mut udp, 0, self.source.port().to_be_bytes());
         put(&mut udp, 2, self.destination.port().to_be_bytes());
         put(&mut udp, 4, bytes(8));
-        let sum = udp4_checksum(source, destination, udp, payload);
-        put(&mut udp, 6, sum.to_be_bytes());
+        let at = frame.len();
         frame.extend(udp);
         frame.extend(payload);
+        let datagram = frame.get_mut(at..).unwrap_or_default();
+        let sum = checksum::udp(source.into(), destination.into(), datagram);
+        put(datagram, 6, sum.to_be_bytes());
         if frame.len() < SHORTEST_BYTES {
             frame.resize(SHORTEST_BYTES, 0);
         }
@@ -122,9 +90,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_sum_of_rfc_1071_comes_out() {
-        assert_eq!(ones_sum(&[&[0x00, 0x01, 0xf2, 0x03], &[0xf4, 0xf5, 0xf6, 0xf7]]), 0xddf2);
-        assert_eq!(ones_sum(&[&[0xFF]]), 0xFF00);
+    fn a_group_has_an_ethernet_address() {
         assert_eq!(group_mac("239.129.2.3".parse().unwrap()), Some([1, 0, 0x5E, 1, 2, 3]));
         assert_eq!(group_mac("10.0.0.1".parse().unwrap()), None);
     }
@@ -147,11 +113,8 @@ mod tests {
             prop_assert_eq!((headers.vlan, ip.ports), (vlan, Some(ports)));
             let at = flow.payload_at();
             prop_assert_eq!(&frame[at..at + payload.len()], &payload[..]);
-            // Sums over what has its checksum in it are all ones.
-            prop_assert_eq!(ones_sum(&[&frame[at - 28..at - 8]]), 0xFFFF);
-            let length = frame[at - 4..at - 2].to_vec();
-            let pseudo = [&frame[at - 16..at - 8], &[0, UDP], &length].concat();
-            prop_assert_eq!(ones_sum(&[&pseudo, &frame[at - 8..at + payload.len()]]), 0xFFFF);
+            prop_assert_eq!(checksum::Discards::ALL.judge(&frame), None);
+            prop_assert!(frame[at - 2..at] != [0, 0], "there is a checksum");
         }
     }
 }
