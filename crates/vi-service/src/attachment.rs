@@ -1,8 +1,8 @@
 //! An interface and what it reaches: its lanes, and the peer's filters as a table that leads to them. A client of the service has
 //! one, and the service itself has one for the kernel.
 
-use crate::adapter::{Change, Lane, Published};
 use crate::ViId;
+use crate::adapter::{Change, Lane, Published};
 use shm::{Access, Mapping, SharedFile};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -26,6 +26,7 @@ struct Place {
 #[derive(Debug)]
 struct Source {
     lane: Lane,
+    peer: ViId,
     /// Nobody sends on it any more.
     ending: bool,
 }
@@ -87,6 +88,16 @@ impl<D> Attachment<D> {
         self.sends.iter().position(|place| place.peer == peer).map(lane_id)
     }
 
+    /// The interface of the peer that a lane to send on leads to.
+    pub fn peer_of(&self, lane: LaneId) -> Option<ViId> {
+        self.sends.get(lane.0 as usize).map(|place| place.peer)
+    }
+
+    /// Whether what that interface of the peer sends arrives: who has a lane to send on may have it earlier than its receiver.
+    pub fn hears(&self, peer: ViId) -> bool {
+        self.receives.iter().any(|source| source.peer == peer && !source.ending)
+    }
+
     /// Frames that came although no filter of this interface takes them: dropped.
     pub fn strangers(&self) -> u64 {
         self.strangers.get()
@@ -97,7 +108,14 @@ impl<D> Attachment<D> {
         self.dropped.get()
     }
 
-    pub(crate) fn may_send(&mut self, lane: Lane, peer: ViId, geometry: Geometry, end: Files, bell: Bell) -> io::Result<()> {
+    pub(crate) fn may_send(
+        &mut self,
+        lane: Lane,
+        peer: ViId,
+        geometry: Geometry,
+        end: Files,
+        bell: Bell,
+    ) -> io::Result<()> {
         let (receive, returned) = end.map(geometry)?;
         let sender = Sender::new(geometry, receive, returned).map_err(io::Error::other)?;
         self.vi.attach_sender(sender, Some(bell));
@@ -106,11 +124,17 @@ impl<D> Attachment<D> {
         Ok(())
     }
 
-    pub(crate) fn receives(&mut self, lane: Lane, geometry: Geometry, end: Files) -> io::Result<()> {
+    pub(crate) fn receives(
+        &mut self,
+        lane: Lane,
+        peer: ViId,
+        geometry: Geometry,
+        end: Files,
+    ) -> io::Result<()> {
         let (receive, returned) = end.map(geometry)?;
         let receiver = Receiver::new(geometry, receive, returned).map_err(io::Error::other)?;
         let (_, buffers) = self.vi.attach_receiver(receiver);
-        self.receives.push(Source { lane, ending: false });
+        self.receives.push(Source { lane, peer, ending: false });
         for buffer in buffers {
             let request = RequestId(buffer.index());
             // Fresh buffers of this very lane.
@@ -139,7 +163,9 @@ impl<D> Attachment<D> {
     /// Lets go of lanes that nobody sends on and that are empty. True: there are some that are not.
     pub(crate) fn tidy(&mut self) -> bool {
         for at in (0..self.receives.len()).rev() {
-            if self.receives.get(at).is_some_and(|source| source.ending) && self.vi.detach_receiver(lane_id(at)) {
+            if self.receives.get(at).is_some_and(|source| source.ending)
+                && self.vi.detach_receiver(lane_id(at))
+            {
                 self.receives.swap_remove(at);
             }
         }

@@ -119,7 +119,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let found = client.wait_for(Duration::MAX, |client| {
         flow(client).is_ok_and(|flow| {
             flow.write(&[], &mut frame);
-            client.attachment().lane_for(&frame).is_some_and(|(_, filter)| filter != FilterId::NONE)
+            let to = client.attachment().lane_for(&frame).filter(|(_, filter)| *filter != FilterId::NONE);
+            let peer = to.and_then(|(lane, _)| client.attachment().peer_of(lane));
+            // Both ways.
+            peer.is_some_and(|peer| client.attachment().hears(peer))
         })
     })?;
     anyhow::ensure!(found, "the other end does not come");
@@ -149,7 +152,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let text: Vec<String> = rows.iter().map(show).collect();
     let head = "paylen\tmean\tmin\t50%\t95%\t99%\tmax  (half a round trip, ns)";
     let lines = std::iter::once(head.to_owned()).chain(text).collect::<Vec<_>>().join("\n");
-    tell(arguments.json, &serde_json::json!({"mode": format!("{:?}", arguments.mode).to_lowercase(), "half_round_trip": rows}), &lines)?;
+    tell(
+        arguments.json,
+        &serde_json::json!({"mode": format!("{:?}", arguments.mode).to_lowercase(), "half_round_trip": rows}),
+        &lines,
+    )?;
     Ok(Outcome::Done)
 }
 
@@ -202,6 +209,12 @@ impl End<'_> {
     fn ping(&mut self, warmups: u32, iterations: u32) -> anyhow::Result<Vec<f64>> {
         let mut into = vec![0; self.frame.len()];
         let mut times = Vec::with_capacity(iterations as usize);
+        // Once the other end has this lane it has posted its buffers.
+        let start = Instant::now();
+        while self.client.vi().transmit_space(self.lane)?.1 == 0 {
+            anyhow::ensure!(start.elapsed() < LOST, "the other end takes nothing");
+            std::thread::yield_now();
+        }
         for turn in 0..u64::from(warmups) + u64::from(iterations) {
             self.prepare()?;
             let start = Instant::now();

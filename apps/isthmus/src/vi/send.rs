@@ -12,7 +12,9 @@ use vi::{ProtectionDomain, RequestId};
 
 /// Send UDP frames (efsend)
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  isthmus vi send --service /tmp/vi-a.sock -n 1000000 -m 18 239.1.2.3 5000")]
+#[command(
+    after_help = "Example:\n  isthmus vi send --service /tmp/vi-a.sock -n 1000000 -m 18 239.1.2.3 5000"
+)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     endpoint: Endpoint,
@@ -97,6 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             client.refresh()?;
         }
         if arguments.sleep > 0 {
+            #[expect(clippy::disallowed_methods, reason = "a pause that was asked for")]
             std::thread::sleep(Duration::from_micros(arguments.sleep));
         }
     }

@@ -132,7 +132,8 @@ impl<T: Copy + PartialEq> Table<T> {
         {
             return Err(TableError::Members(members.len()));
         }
-        if let Some(twin) = self.entries.iter().find(|entry| entry.filter == *filter && entry.target == *target)
+        if let Some(twin) =
+            self.entries.iter().find(|entry| entry.filter == *filter && entry.target == *target)
         {
             return Err(TableError::Twice(twin.id));
         }
