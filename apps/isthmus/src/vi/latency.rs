@@ -134,6 +134,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         let (lane, filter) = client.attachment().lane_for(&frame).context("the other end is gone")?;
         let pio = client.vi().pio(lane, &frame);
         let mut end = End { client: &client, lane, filter, frame: frame.clone(), mode: arguments.mode, pio };
+        end.wait_for_room()?;
         let times = match arguments.role {
             Role::Ping => end.ping(arguments.warmups, arguments.iterations)?,
             Role::Pong => end.pong(u64::from(arguments.warmups) + u64::from(arguments.iterations))?,
@@ -161,6 +162,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
 }
 
 impl End<'_> {
+    /// Once the other end has this lane it has posted its buffers.
+    fn wait_for_room(&self) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while self.client.vi().transmit_space(self.lane)?.1 == 0 {
+            anyhow::ensure!(start.elapsed() < LOST, "the other end takes nothing");
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
     fn send(&mut self) -> anyhow::Result<()> {
         let (vi, meta) = (self.client.vi(), Meta { filter: self.filter, ..Meta::default() });
         match self.mode {
@@ -209,12 +220,6 @@ impl End<'_> {
     fn ping(&mut self, warmups: u32, iterations: u32) -> anyhow::Result<Vec<f64>> {
         let mut into = vec![0; self.frame.len()];
         let mut times = Vec::with_capacity(iterations as usize);
-        // Once the other end has this lane it has posted its buffers.
-        let start = Instant::now();
-        while self.client.vi().transmit_space(self.lane)?.1 == 0 {
-            anyhow::ensure!(start.elapsed() < LOST, "the other end takes nothing");
-            std::thread::yield_now();
-        }
         for turn in 0..u64::from(warmups) + u64::from(iterations) {
             self.prepare()?;
             let start = Instant::now();
