@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use vi::capture::{CaptureError, FileWriter, Recorder, TimeOf};
 use vi::clock::{Clock, Keeper, Stamp, SyncFlags};
@@ -145,15 +146,17 @@ fn capture<W: Write + Send>(
     let (mut writer, mut reader) = (stream.writer()?, stream.reader()?);
     let snap = if arguments.snap == 0 { usize::MAX } else { arguments.snap as usize };
     let mut recorder = Recorder::new(clock.clone(), TimeOf::Receiver, snap);
-    let (ended, written, failed) = (AtomicBool::new(false), AtomicU64::new(0), AtomicBool::new(false));
+    let (written, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (polls, ended) = channel::<()>();
     let file = std::thread::scope(|scope| {
-        let filing = scope.spawn(|| {
-            let outcome = drain(&mut file, &mut reader, &ended, &written);
+        let (written, failed) = (&written, &failed);
+        let filing = scope.spawn(move || {
+            let outcome = drain(&mut file, &mut reader, &ended, written);
             failed.store(outcome.is_err(), Ordering::Relaxed);
             outcome.map(|()| file)
         });
-        let polled = poll(arguments, client, &mut recorder, &mut writer, &written, &failed);
-        ended.store(true, Ordering::Release);
+        let polled = poll(arguments, client, &mut recorder, &mut writer, written, failed);
+        drop(polls);
         let filed =
             filing.join().map_err(|_| anyhow::anyhow!("the thread that writes the file has ended early"))?;
         // A file that cannot be written is why polling ended.
@@ -227,21 +230,22 @@ fn poll(
 fn drain<W: Write>(
     file: &mut FileWriter<W>,
     stream: &mut StreamReader<Mapping>,
-    ended: &AtomicBool,
+    ended: &Receiver<()>,
     written: &AtomicU64,
 ) -> Result<(), CaptureError> {
+    let mut last = false;
     loop {
-        // Asked first: what was published before is then seen.
-        let last = ended.load(Ordering::Acquire);
         let frames = file.write(stream, FRAMES_AT_ONCE)?;
         written.store(file.frames(), Ordering::Relaxed);
-        if frames == 0 {
-            if last {
-                return Ok(());
-            }
-            // Whoever follows the file sees what there is.
-            file.flush()?;
-            std::thread::sleep(IDLE);
+        if frames > 0 {
+            continue;
         }
+        if last {
+            return Ok(());
+        }
+        // Whoever follows the file sees what there is.
+        file.flush()?;
+        // What was published before the end is looked for once more.
+        last = ended.recv_timeout(IDLE) == Err(RecvTimeoutError::Disconnected);
     }
 }

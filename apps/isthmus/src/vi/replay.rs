@@ -188,7 +188,7 @@ fn send(
     report.sent += 1;
     report.sent_bytes += frame.len() as u64;
     report.lost += u64::from(steered.full) + u64::from(steered.sent == 0 && steered.full == 0);
-    if report.sent % (COMPLETIONS as u64 / 4) == 0 {
+    if report.sent.is_multiple_of(COMPLETIONS as u64 / 4) {
         client.vi().transmit_unbundle(&mut [RequestId(0); COMPLETIONS]);
     }
     Ok(())
@@ -209,12 +209,11 @@ fn wait_until(
             std::hint::spin_loop();
             continue;
         }
-        if stop.asked() {
-            return Ok(false);
-        }
         if client.has_news() {
             client.refresh()?;
         }
-        std::thread::sleep((left - SPIN).min(NAP));
+        if stop.wait((left - SPIN).min(NAP))? {
+            return Ok(false);
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! What the tools that run for a while have in common: being stopped, and telling how far they are.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::net::UnixStream;
@@ -24,12 +26,23 @@ impl Stop {
         Ok(Self { signal, asked: Cell::new(false), looked: Cell::new(Instant::now()) })
     }
 
-    pub(super) fn asked(&self) -> bool {
-        if !self.asked.get() && self.looked.get().elapsed() >= BETWEEN_LOOKS {
-            self.looked.set(Instant::now());
-            self.asked.set(matches!((&self.signal).read(&mut [0]), Ok(1..)));
+    /// Waits for it, at most so long.
+    pub(super) fn wait(&self, limit: Duration) -> io::Result<bool> {
+        let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&self.signal, PollFlags::IN)], Some(&limit)) {
+            Ok(_) | Err(Errno::INTR) => Ok(self.look()),
+            Err(errno) => Err(errno.into()),
         }
+    }
+
+    fn look(&self) -> bool {
+        self.looked.set(Instant::now());
+        self.asked.set(self.asked.get() || matches!((&self.signal).read(&mut [0]), Ok(1..)));
         self.asked.get()
+    }
+
+    pub(super) fn asked(&self) -> bool {
+        if self.looked.get().elapsed() >= BETWEEN_LOOKS { self.look() } else { self.asked.get() }
     }
 }
 
