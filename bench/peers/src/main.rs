@@ -12,6 +12,7 @@ mod inside;
 mod outside;
 mod peer;
 #[path = "../../../apps/isthmus/src/perf/placed.rs"]
+#[expect(dead_code, reason = "what a progress bar asks")]
 mod placed;
 #[path = "../../../apps/isthmus/src/perf/report.rs"]
 #[expect(dead_code, reason = "what the other measurements of `isthmus perf` use")]

@@ -77,9 +77,7 @@ fn title(rows: &[&PlacedRow]) -> String {
 fn over_sizes<'a>(area: &Area<'a>, rows: &[&PlacedRow]) -> Painted<'a> {
     let x = |row: &PlacedRow| f64::from(u32::try_from(row.row.bytes).unwrap_or(u32::MAX)).log2();
     let tail = |row: &PlacedRow| {
-        row.each
-            .map(|each| f64::from(u32::try_from(each.p99_ns).unwrap_or(u32::MAX)))
-            .unwrap_or(row.row.value)
+        row.each.map_or(row.row.value, |each| f64::from(u32::try_from(each.p99_ns).unwrap_or(u32::MAX)))
     };
     let most = rows.iter().map(|row| row.row.value.max(row.row.reference_value)).fold(0.0, f64::max);
     // A tail that is far off the picture is cut, so that the medians stay legible.

@@ -28,13 +28,16 @@ fn interfaces(stream_from: usize) -> Result<Interfaces, Box<dyn Error>> {
     Ok(Ends::new(end(&out, &back)?, end(&back, &out)?))
 }
 
-/// What is measured in one window: name, value, the reference's name and value.
+/// Name, value, the reference's name and value.
+type Row = (&'static str, f64, &'static str, f64);
+
+/// What is measured in one window.
 fn window(
     pair: &mut Pair<'_>,
     bare: &Bare,
     cold: &mut Cold,
     (plain, streaming): (&mut Interfaces, &mut Interfaces),
-) -> Result<Vec<(&'static str, f64, &'static str, f64)>, Box<dyn Error>> {
+) -> Result<Vec<Row>, Box<dyn Error>> {
     let (one, two) = (bare.round_trip(pair, 1)?, bare.round_trip(pair, 2)?);
     let vi60 = plain.round_trip(pair, 60)?.median_ns;
     let vi64 = plain.round_trip(pair, 64)?.median_ns;
