@@ -42,18 +42,19 @@
 //! - every word that the other end wrote is loaded once and checked; one that makes no sense ends its lane with a
 //!   [reason](lane::Nonsense), harms no other lane, and is told once;
 //! - a buffer has one holder: the application, the sender, or the packet in it;
-//! - in steady state nothing is allocated, and on lanes without wake-ups no system call is made;
+//! - in steady state nothing is allocated, and no system call is made unless a receiver that sleeps is woken;
+//! - a frame that goes on to another lane is copied once (buffers that are mapped here);
 //! - a receiver that has primed and sleeps is woken by the next frame.
 //!
 //! Not built: the *adapter* (layout of one window for many lanes, agreement on MAC, MTU, features and generation with a
 //! peer, publication of filter tables); the service that hands lanes to processes, and with it the second look at
 //! filters for senders that are not trusted; clocks (a [stamp](lane::Meta::stamp) is carried, not made); packed
-//! streams, capture and replay; timers, pacing, merged receive events; the commands `isthmus vi`. Lanes run over any
+//! streams, capture and replay; timers, pacing; the commands `isthmus vi`. Lanes run over any
 //! `shm` window, but nothing here opens one across a bridge.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
-    not(test),
+    not(any(test, feature = "fuzzing")),
     deny(
         clippy::unwrap_used,
         clippy::expect_used,
@@ -67,6 +68,8 @@ mod bell;
 mod bits;
 mod domain;
 pub mod filter;
+#[cfg(all(any(test, feature = "fuzzing"), not(loom)))]
+pub mod fuzzing;
 mod interface;
 pub mod lane;
 mod packet;

@@ -47,9 +47,9 @@ impl Bare {
     }
 }
 
-/// Nanoseconds for so many lines there and as many back, through one place.
-pub(crate) fn round_trip(pair: &mut Pair<'_>, lines: usize) -> f64 {
-    let (here, there) = Bare::pair(lines, 1);
+/// Nanoseconds for so many lines there and as many back, through one place or the places of a ring in turn.
+pub(crate) fn round_trip(pair: &mut Pair<'_>, lines: usize, places: u64) -> f64 {
+    let (here, there) = Bare::pair(lines, places);
     pair.run(
         || {
             let mut frame = [1; 128];
@@ -68,6 +68,21 @@ pub(crate) fn round_trip(pair: &mut Pair<'_>, lines: usize) -> f64 {
             }
         },
     )
+}
+
+/// Nanoseconds for one line there and back by one thread, which finds all lines in its first cache: what the
+/// instructions take.
+pub(crate) fn alone() -> f64 {
+    let (here, there) = Bare::pair(1, 1);
+    let mut frame = [1; 128];
+    median_trip(|n| {
+        here.send(n, &frame);
+        there.receive(n, &mut frame);
+        black_box(&frame);
+        there.send(n, &frame);
+        here.receive(n, &mut frame);
+        black_box(&frame);
+    })
 }
 
 /// Millions of lines per second through a ring that says every quarter how far it is.
