@@ -1,8 +1,8 @@
 //! An interface and what it reaches: its lanes, and the peer's filters as a table that leads to them. A client of the service has
 //! one, and the service itself has one for the kernel.
 
-use crate::adapter::{Change, Lane, Published};
 use crate::ViId;
+use crate::adapter::{Change, Lane, Published};
 use shm::{Access, Mapping, SharedFile};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -97,7 +97,14 @@ impl<D> Attachment<D> {
         self.dropped.get()
     }
 
-    pub(crate) fn may_send(&mut self, lane: Lane, peer: ViId, geometry: Geometry, end: Files, bell: Bell) -> io::Result<()> {
+    pub(crate) fn may_send(
+        &mut self,
+        lane: Lane,
+        peer: ViId,
+        geometry: Geometry,
+        end: Files,
+        bell: Bell,
+    ) -> io::Result<()> {
         let (receive, returned) = end.map(geometry)?;
         let sender = Sender::new(geometry, receive, returned).map_err(io::Error::other)?;
         self.vi.attach_sender(sender, Some(bell));
@@ -139,7 +146,9 @@ impl<D> Attachment<D> {
     /// Lets go of lanes that nobody sends on and that are empty. True: there are some that are not.
     pub(crate) fn tidy(&mut self) -> bool {
         for at in (0..self.receives.len()).rev() {
-            if self.receives.get(at).is_some_and(|source| source.ending) && self.vi.detach_receiver(lane_id(at)) {
+            if self.receives.get(at).is_some_and(|source| source.ending)
+                && self.vi.detach_receiver(lane_id(at))
+            {
                 self.receives.swap_remove(at);
             }
         }

@@ -106,7 +106,8 @@ impl<D> Client<D> {
             Some(it) => it,
             None => return Err(ClientError::Gone),
         };
-        let (Notice::Welcome { vi, mac, mtu, shape }, Some(news), Some(bell)) = (notice, files.pop(), files.pop())
+        let (Notice::Welcome { vi, mac, mtu, shape }, Some(news), Some(bell)) =
+            (notice, files.pop(), files.pop())
         else {
             return Err(nonsense());
         };

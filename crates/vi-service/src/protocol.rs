@@ -133,7 +133,10 @@ impl Socket {
         let socket = packets()?;
         let address = SocketAddrUnix::new(path)?;
         match rustix::net::bind(&socket, &address) {
-            Err(Errno::ADDRINUSE) if Self::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) => {
+            Err(Errno::ADDRINUSE)
+                if Self::connect(path)
+                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) =>
+            {
                 // What a service that was killed has left.
                 std::fs::remove_file(path)?;
                 rustix::net::bind(&socket, &address)?;
@@ -198,7 +201,9 @@ impl Socket {
         let whole = !received.flags.contains(ReturnFlags::TRUNC);
         match bytes.get(..received.bytes) {
             Some([]) | None => Err(io::ErrorKind::UnexpectedEof.into()),
-            Some(_) if !whole => Err(io::Error::new(io::ErrorKind::InvalidData, "a message that is too long")),
+            Some(_) if !whole => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "a message that is too long"))
+            }
             Some(bytes) => Ok(Some((serde_json::from_slice(bytes)?, files))),
         }
     }

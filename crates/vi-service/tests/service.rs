@@ -291,13 +291,11 @@ fn nonsense_on_the_socket_ends_that_connection_alone() {
 fn who_may_not_and_who_finds_nobody_is_told_so() {
     let directory = tempfile::tempdir().unwrap();
     let nobody = directory.path().join("nobody");
-    let refused =
-        Client::<Domain>::connect(&nobody, &vi::ProtectionDomain::new(), &ClientOptions::default());
+    let refused = Client::<Domain>::connect(&nobody, &vi::ProtectionDomain::new(), &ClientOptions::default());
     assert!(matches!(refused, Err(ClientError::Absent(_))), "{refused:?}");
     let world = World::new(8);
-    let mode = std::os::unix::fs::PermissionsExt::mode(
-        &std::fs::metadata(world.socket("a")).unwrap().permissions(),
-    );
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(world.socket("a")).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o660, "only its user and group");
 }
 
@@ -309,7 +307,10 @@ fn a_service_that_is_killed_ends_its_clients_lanes_and_a_new_one_begins_anew() {
     far.add_filter("udp:10.99.0.2:5000".parse().unwrap()).unwrap();
     reach(&mut near, 1);
     world.services[1].kill();
-    assert!(near.wait_for(LONG, |client| client.link().is_none() && client.attachment().reaches() == (0, false)).unwrap());
+    assert!(
+        near.wait_for(LONG, |client| client.link().is_none() && client.attachment().reaches() == (0, false))
+            .unwrap()
+    );
     let start = Instant::now();
     while far.refresh().is_ok() {
         assert!(start.elapsed() < LONG);

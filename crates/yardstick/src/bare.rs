@@ -108,7 +108,16 @@ impl Bare {
     /// # Errors
     /// [`BareError`].
     pub fn round_trip(&self, pair: &mut Pair<'_>, lines: usize) -> Result<f64, BareError> {
-        let (here, there) = self.sides(lines, 1, Routine::for_size(lines * 64 - 8))?;
+        self.ring_round_trip(pair, lines, 1)
+    }
+
+    /// The same through the places of a ring in turn; `places` is a power of two up to 256.
+    ///
+    /// # Errors
+    /// [`BareError`].
+    pub fn ring_round_trip(&self, pair: &mut Pair<'_>, lines: usize, places: u64) -> Result<f64, BareError> {
+        let places = places.clamp(1, PLACES);
+        let (here, there) = self.sides(lines, places, Routine::for_size(lines * 64 - 8))?;
         let (ours, theirs) = pair.both(
             move || {
                 let mut frame = [1; MOST];
@@ -130,6 +139,24 @@ impl Bare {
         );
         theirs?;
         Ok(ours?)
+    }
+
+    /// Nanoseconds for one line there and back by this thread alone, which finds all lines in its first cache: what the
+    /// instructions take.
+    ///
+    /// # Errors
+    /// [`BareError`].
+    pub fn alone(&self) -> Result<f64, BareError> {
+        let (here, there) = self.sides(1, 1, Routine::Words)?;
+        let mut frame = [1; MOST];
+        Ok(median_trip(|n| -> Result<(), WindowError> {
+            for (from, to) in [(&here, &there), (&there, &here)] {
+                from.send(n, &frame)?;
+                to.receive(n, &mut frame)?;
+                black_box(&frame);
+            }
+            Ok(())
+        })?)
     }
 
     /// Millions of single lines per second through a ring that says every quarter how far it is.
@@ -258,6 +285,7 @@ mod tests {
             }
             assert!(bare.line_rate(&mut pair).unwrap() > 0.0);
             assert!(bare.copy_rate(&mut pair, 1500).unwrap() > 0.0);
+            assert!(bare.ring_round_trip(&mut pair, 2, 128).unwrap() > 0.0 && bare.alone().unwrap() > 0.0);
             assert!(bare.line_rate(&mut pair).unwrap() > 0.0);
         });
         assert!(Cold::default().memcpy(1500) > 0.0 && clock_ns() > 0.0);

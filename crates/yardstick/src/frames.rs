@@ -199,6 +199,26 @@ impl<'scope, O: Window + 'scope, M: Memory + 'scope> Ends<O, M> {
         }
     }
 
+    /// Nanoseconds for a frame there and back by this thread alone, which drives both ends and finds all lines in its
+    /// first cache: what the instructions take.
+    ///
+    /// # Errors
+    /// [`Failure`]; after one, these ends measure nothing any more.
+    pub fn alone(&mut self, bytes: usize) -> Result<f64, Failure> {
+        let mut frame = datagram(bytes);
+        let there = &mut *self.there.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = &mut self.here;
+        median_trip(|_| {
+            here.send(&frame)?;
+            there.receive(&mut frame)?;
+            black_box(&frame);
+            there.send(&frame)?;
+            here.receive(&mut frame)?;
+            black_box(&frame);
+            Ok(())
+        })
+    }
+
     /// Millions of frames of `bytes` bytes per second.
     ///
     /// # Errors
@@ -259,6 +279,7 @@ mod tests {
                 let trips = ends.round_trip(&mut pair, bytes).unwrap();
                 assert!(trips.median_ns > 0.0 && trips.each_ns.len() as u64 == EACH);
             }
+            assert!(ends.alone(60).unwrap() > 0.0);
             for by in [By::Transmit, By::Push] {
                 assert!(ends.rate(&mut pair, 60, by).unwrap() > 0.0);
                 assert!(ends.rate(&mut pair, LONGEST, by).unwrap() > 0.0);

@@ -149,7 +149,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let text: Vec<String> = rows.iter().map(show).collect();
     let head = "paylen\tmean\tmin\t50%\t95%\t99%\tmax  (half a round trip, ns)";
     let lines = std::iter::once(head.to_owned()).chain(text).collect::<Vec<_>>().join("\n");
-    tell(arguments.json, &serde_json::json!({"mode": format!("{:?}", arguments.mode).to_lowercase(), "half_round_trip": rows}), &lines)?;
+    tell(
+        arguments.json,
+        &serde_json::json!({"mode": format!("{:?}", arguments.mode).to_lowercase(), "half_round_trip": rows}),
+        &lines,
+    )?;
     Ok(Outcome::Done)
 }
 

@@ -12,7 +12,9 @@ use vi::{ProtectionDomain, RequestId};
 
 /// Send UDP frames (efsend)
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  isthmus vi send --service /tmp/vi-a.sock -n 1000000 -m 18 239.1.2.3 5000")]
+#[command(
+    after_help = "Example:\n  isthmus vi send --service /tmp/vi-a.sock -n 1000000 -m 18 239.1.2.3 5000"
+)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     endpoint: Endpoint,

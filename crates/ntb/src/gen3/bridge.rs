@@ -4,9 +4,8 @@ use super::messages::MessageBlock;
 use super::{CloseWindow, DISABLED, Gen3, SNOOP, VALID_DOORBELLS};
 use crate::events::wait_readable;
 use crate::{
-    DividedMemory,
-    BarIndex, Bridge, BridgeError, DeviceAddress, DmaMemory, DoorbellTarget, Events, Inbound, Link, Outbound,
-    Port, Speed, Width, WindowAlign, WindowKind,
+    BarIndex, Bridge, BridgeError, DeviceAddress, DividedMemory, DmaMemory, DoorbellTarget, Events, Inbound,
+    Link, Outbound, Port, Speed, Width, WindowAlign, WindowKind,
 };
 use ntb_spec::SCRATCHPADS;
 use ntb_spec::bar0::{Reg, offset_of};

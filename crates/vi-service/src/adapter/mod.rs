@@ -99,7 +99,10 @@ pub struct Adapter {
 
 impl std::fmt::Debug for Adapter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Adapter").field("vis", &self.vis).field("counts", &self.counts).finish_non_exhaustive()
+        f.debug_struct("Adapter")
+            .field("vis", &self.vis)
+            .field("counts", &self.counts)
+            .finish_non_exhaustive()
     }
 }
 
@@ -256,7 +259,8 @@ impl Adapter {
 
     fn no_more_sending(&mut self, number: usize, happenings: &mut Vec<Happening>) {
         if let Some(gone) = self.outgoing.get_mut(number).and_then(Option::take) {
-            let lane = Lane { number: u16::try_from(number).unwrap_or(u16::MAX), generation: gone.generation };
+            let lane =
+                Lane { number: u16::try_from(number).unwrap_or(u16::MAX), generation: gone.generation };
             self.forget(lane, false);
             if self.vis.contains(&gone.from) {
                 happenings.push(Happening::NoMoreSending { vi: gone.from, lane });
@@ -274,7 +278,8 @@ impl Adapter {
             Message::SenderGone(vi) => {
                 let known = self.peer_vis.remove(&vi);
                 for number in 0..self.incoming.len() {
-                    if self.incoming.get(number).and_then(Option::as_ref).is_some_and(|lane| lane.from == vi) {
+                    if self.incoming.get(number).and_then(Option::as_ref).is_some_and(|lane| lane.from == vi)
+                    {
                         self.no_more_receiving(number, happenings);
                     }
                 }
@@ -341,7 +346,15 @@ impl Adapter {
         true
     }
 
-    fn want(&mut self, lane: Lane, receives: bool, vi: ViId, peer: ViId, own: Arc<SharedFile>, theirs: FileIdentity) {
+    fn want(
+        &mut self,
+        lane: Lane,
+        receives: bool,
+        vi: ViId,
+        peer: ViId,
+        own: Arc<SharedFile>,
+        theirs: FileIdentity,
+    ) {
         let now = Instant::now();
         let until = now.checked_add(PATIENCE).unwrap_or(now);
         self.wanted.push(Wanted { lane, receives, vi, peer, own, theirs, until });
@@ -435,7 +448,10 @@ impl Adapter {
         if short && !self.short {
             self.counts.lanes_short = self.counts.lanes_short.saturating_add(1);
             let lanes = self.pool.lanes();
-            tracing::warn!(lanes, "all lanes are in use: give both services more --lanes, or fewer interfaces");
+            tracing::warn!(
+                lanes,
+                "all lanes are in use: give both services more --lanes, or fewer interfaces"
+            );
         }
         self.short = short;
         Ok(())
@@ -476,7 +492,12 @@ impl Adapter {
     ///
     /// # Errors
     /// [`TableError`], and nothing has changed.
-    pub fn next_filter(&mut self, filter: Filter, to: &[ViId], set: Option<u32>) -> Result<FilterId, TableError> {
+    pub fn next_filter(
+        &mut self,
+        filter: Filter,
+        to: &[ViId],
+        set: Option<u32>,
+    ) -> Result<FilterId, TableError> {
         let one = to.first().map_or(0, |vi| u32::from(vi.0));
         let owner = set.map_or(one, |set| set.saturating_add(1 << 16));
         self.table.add(filter, Target::One(owner))

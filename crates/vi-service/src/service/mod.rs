@@ -72,8 +72,8 @@ impl Service {
         if needs > geometry.buffer_bytes as usize {
             return Err(ServiceError::Mtu { mtu, needs, has: geometry.buffer_bytes });
         }
-        let listener =
-            Socket::listen(&socket).map_err(|source| ServiceError::Socket { path: socket.clone(), source })?;
+        let listener = Socket::listen(&socket)
+            .map_err(|source| ServiceError::Socket { path: socket.clone(), source })?;
         listener.set_nonblocking()?;
         let features = Features { kernel: tap.is_some() };
         let generation = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
@@ -140,7 +140,8 @@ impl Service {
 
     /// Who has something to say.
     fn wait(&mut self, stop: BorrowedFd<'_>, patience: Duration) -> Result<Ready, ServiceError> {
-        let mut bells: Vec<(&Bell, ViId)> = self.kernel_rung.iter().map(|(_, peer, bell)| (bell, *peer)).collect();
+        let mut bells: Vec<(&Bell, ViId)> =
+            self.kernel_rung.iter().map(|(_, peer, bell)| (bell, *peer)).collect();
         for member in self.sessions.iter().filter_map(|session| session.member.as_ref()) {
             bells.extend(member.rung.iter().map(|(_, peer, bell)| (bell, *peer)));
         }
@@ -403,7 +404,9 @@ impl Service {
             Happening::Receives(LaneEnd { vi, lane, receive_area, return_area, .. }) => {
                 let files = vec![receive_area, return_area];
                 match self.session_of(vi) {
-                    _ if vi == ViId::KERNEL => self.kernel.attachment.receives(lane, self.adapter.geometry(), pair(files)?)?,
+                    _ if vi == ViId::KERNEL => {
+                        self.kernel.attachment.receives(lane, self.adapter.geometry(), pair(files)?)?
+                    }
                     Some(session) => session.say(&Notice::Receives { lane }, files),
                     None => {}
                 }
@@ -462,13 +465,17 @@ impl Service {
 
     /// Takes back all that clients had who are gone, or are to go.
     fn send_away(&mut self) -> Result<(), ServiceError> {
-        let (stay, go) = std::mem::take(&mut self.sessions).into_iter().partition(|session| session.ended.is_none());
+        let (stay, go) =
+            std::mem::take(&mut self.sessions).into_iter().partition(|session| session.ended.is_none());
         self.sessions = stay;
         for session in Vec::<Session>::from(go) {
             let why = session.ended.unwrap_or_default();
             if !why.is_empty() {
                 self.sent_away = self.sent_away.wrapping_add(1);
-                tracing::warn!(client = session.member.as_ref().map(|member| member.name.as_str()), "a client was sent away: {why}");
+                tracing::warn!(
+                    client = session.member.as_ref().map(|member| member.name.as_str()),
+                    "a client was sent away: {why}"
+                );
             }
             let Some(member) = session.member else { continue };
             self.adapter.remove_vi(member.vi, &member.filters)?;
@@ -530,13 +537,12 @@ fn pair(files: Vec<OwnedFd>) -> io::Result<Files> {
 }
 
 fn up(agreement: &Agreement) -> Notice {
-    Notice::Up {
-        peer_mac: agreement.peer_mac.bytes(),
-        mtu: agreement.mtu,
-        kernel: agreement.features.kernel,
-    }
+    Notice::Up { peer_mac: agreement.peer_mac.bytes(), mtu: agreement.mtu, kernel: agreement.features.kernel }
 }
 
 fn frame_bytes(mtu: u32) -> usize {
-    usize::try_from(mtu).unwrap_or(usize::MAX).saturating_add(ETHERNET_HEADER_BYTES).saturating_add(VLAN_TAG_BYTES)
+    usize::try_from(mtu)
+        .unwrap_or(usize::MAX)
+        .saturating_add(ETHERNET_HEADER_BYTES)
+        .saturating_add(VLAN_TAG_BYTES)
 }

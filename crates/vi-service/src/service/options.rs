@@ -42,7 +42,9 @@ pub enum ServiceError {
         source: io::Error,
     },
     /// Frames do not fit.
-    #[error("an MTU of {mtu} takes buffers of {needs} bytes, and a lane has {has}: choose larger --buffer-bytes or a smaller --mtu")]
+    #[error(
+        "an MTU of {mtu} takes buffers of {needs} bytes, and a lane has {has}: choose larger --buffer-bytes or a smaller --mtu"
+    )]
     Mtu {
         /// What was asked for.
         mtu: u32,

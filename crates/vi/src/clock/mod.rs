@@ -20,6 +20,8 @@ mod simulated;
 mod source;
 
 pub use discipline::{DRIFT_PPB, Discipline, Reading, Stepped};
-pub use exchange::{ANSWER_BYTES, Answer, Exchanged, Nonsense, PeerClock, PeerOffset, QUESTION_BYTES, Question};
+pub use exchange::{
+    ANSWER_BYTES, Answer, Exchanged, Nonsense, PeerClock, PeerOffset, QUESTION_BYTES, Question,
+};
 pub use line::{Line, Stamp, SyncFlags};
 pub use source::{Clock, Keeper, KeeperThread};
