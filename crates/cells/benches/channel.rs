@@ -2,7 +2,7 @@
 //! `cargo bench -p cells`.
 //!
 //! Two threads on two processors, two memory files that both have mapped. Every window of a few milliseconds stands
-//! between two probes of the round trip of a bare cache line, and counts when they agree (crate `shm`, benches/support).
+//! between two probes of the round trip of a bare cache line, and counts when they agree (crate `yardstick`).
 //!
 //! - *round trip*: a frame there and one back, payload written and read on both sides, over the bare line's;
 //! - *bulk*: buffers of a size from one private memory into another, over one memcpy of the same buffers.
@@ -10,15 +10,12 @@
 //! `cargo bench -p cells -- 1MiB` runs the rows whose name contains that.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a bench reports to whoever runs it")]
 
-#[path = "../../shm/benches/support/mod.rs"]
-mod support;
-
 use cells::{Channel, Geometry, Link, Receiver, Sender, Setup};
 use shm::{Access, Mapping, SharedFile};
 use std::hint::black_box;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use support::{Class, Pair, median};
+use yardstick::{Class, Pair, Window, median};
 
 type End = (Sender<Mapping, Mapping>, Receiver<Mapping, Mapping>);
 const WINDOWS: usize = 31;
@@ -153,7 +150,8 @@ fn measure(
     for bytes in [8, 56, 64, 256, 1514] {
         let name = format!("{profile} round trip {bytes} B, ns");
         windows(wanted(&name), || {
-            let (class, line, value) = pair.window(|pair| round_trip(pair, &mut here, &there, bytes))?;
+            let Window { class, line_ns: line, found: value } =
+                pair.window(|pair| round_trip(pair, &mut here, &there, bytes))?;
             note(found, class, &name, value, line);
             Some(())
         });
@@ -165,7 +163,7 @@ fn measure(
         let name = format!("{profile} bulk {size}, MB/s");
         let mut to = data.clone();
         windows(wanted(&name), || {
-            let (class, _, (value, reference)) = pair.window(|pair| {
+            let Window { class, found: (value, reference), .. } = pair.window(|pair| {
                 let before = memcpy(&data, &mut to);
                 let value = bulk(pair, &mut here, &there, &data);
                 (value, f64::midpoint(before, memcpy(&data, &mut to)))
@@ -192,7 +190,7 @@ fn main() {
     let wanted = |name: &str| words.iter().all(|word| name.contains(word.as_str()));
     let mut found = Found::new();
     std::thread::scope(|scope| {
-        let mut pair = Pair::start(scope);
+        let mut pair = Pair::start(scope).expect("two processors");
         let fast = Setup::new(Geometry::fast(FAST_CELLS, FAST_CELL_BYTES).expect("a ring"));
         let paper = Setup::new(Geometry::paper(PAPER_CELLS).expect("a ring"));
         measure(&mut pair, &mut found, "fast", &fast, &wanted);

@@ -205,6 +205,11 @@ macro_rules! memory_of {
                 Some(self)
             }
 
+            fn as_mapping(&self) -> Option<&shm::Mapping> {
+                let $me = self;
+                $inner.ok()?.as_mapping()
+            }
+
             fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
                 let $me = self;
                 Window::write($inner?, at, data)

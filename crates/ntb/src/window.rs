@@ -154,6 +154,10 @@ impl Window for Outbound {
         }
     }
 
+    fn as_mapping(&self) -> Option<&shm::Mapping> {
+        self.as_memory()?.as_mapping()
+    }
+
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
         let offset = self.check(at, data.len())?;
         match &self.way {

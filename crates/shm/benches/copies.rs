@@ -5,14 +5,12 @@
 //! GB/s, the median of the windows of a class; memcpy is the C library's, private to private.
 #![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "a bench reports to whoever runs it")]
 
-mod support;
-
 use shm::{Access, LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window};
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
-use support::{Class, Pair, median, spin_until};
+use yardstick::{Class, Pair, median, spin_until};
 
 const SIZES: [usize; 8] = [64, 128, 256, 1024, 4096, 16384, 65536, 1 << 20];
 /// Bytes that one measurement moves.
@@ -91,7 +89,7 @@ fn memcpy(data: &[u8], to: &mut [u8]) -> f64 {
 fn main() {
     let mut found: BTreeMap<(Class, usize, String), Vec<f64>> = BTreeMap::new();
     std::thread::scope(|scope| {
-        let mut pair = Pair::start(scope);
+        let mut pair = Pair::start(scope).expect("two processors");
         let window = Arc::new(mapping());
         let mut to = vec![1; SLOTS << 20];
         for bytes in SIZES {
@@ -105,7 +103,7 @@ fn main() {
                             across(pair, &window, routine, &data),
                         )
                     });
-                    if let Some((class, _, (reference, one, two))) = measured {
+                    if let Some(yardstick::Window { class, found: (reference, one, two), .. }) = measured {
                         let mut note =
                             |name: String, value| found.entry((class, bytes, name)).or_default().push(value);
                         note("memcpy".to_owned(), reference);

@@ -3,6 +3,8 @@
 //! Each is either volatile accesses of whole words or assembly, which the compiler takes for opaque: none of them
 //! assumes that the bytes stay what they are.
 
+use crate::counted;
+
 /// How bytes are copied. All routines put the same bytes in the same place; they differ in what they do to caches.
 ///
 /// | routine | what it is | when it pays |
@@ -31,14 +33,14 @@ impl Routine {
     pub const ALL: [Self; 4] = [Self::Words, Self::Rep, Self::Vector, Self::Stream];
 
     /// What serves `bytes` bytes best between processors that share a cache: `cargo bench -p shm` shows why.
+    #[inline]
     #[must_use]
     pub fn for_size(bytes: usize) -> Self {
-        match bytes {
-            0..=128 => Self::Words,
-            129..512 => Self::Vector,
-            _ if fast_rep() => Self::Rep,
-            _ => Self::Vector,
-        }
+        if bytes <= 128 { Self::Words } else { Self::for_many(bytes) }
+    }
+
+    fn for_many(bytes: usize) -> Self {
+        if bytes >= 512 && fast_rep() { Self::Rep } else { Self::Vector }
     }
 }
 
@@ -57,8 +59,23 @@ fn fast_rep() -> bool {
 ///
 /// # Safety
 /// `from` is valid for reads of `out.len()` bytes; others may write them meanwhile.
+#[inline(always)]
 pub(crate) unsafe fn copy_out(routine: Routine, from: *const u8, out: &mut [u8]) {
-    let copied = if out.len() <= WORD || routine == Routine::Words {
+    counted::loaded(out.len());
+    if routine == Routine::Words {
+        // SAFETY: the caller's.
+        unsafe { words_out(from, out) };
+    } else {
+        // SAFETY: the caller's.
+        unsafe { bulk_out(routine, from, out) };
+    }
+}
+
+/// # Safety
+/// As [`copy_out`].
+#[inline(never)]
+unsafe fn bulk_out(routine: Routine, from: *const u8, out: &mut [u8]) {
+    let copied = if out.len() <= WORD {
         0
     } else {
         let routine = if routine == Routine::Stream { Routine::Vector } else { routine };
@@ -76,7 +93,22 @@ pub(crate) unsafe fn copy_out(routine: Routine, from: *const u8, out: &mut [u8])
 ///
 /// # Safety
 /// `to` is valid for writes of `data.len()` bytes; others may read and write them meanwhile.
+#[inline(always)]
 pub(crate) unsafe fn copy_in(routine: Routine, to: *mut u8, data: &[u8]) {
+    counted::stored(data.len());
+    if routine == Routine::Words {
+        // SAFETY: the caller's.
+        unsafe { words_in(to, data) };
+    } else {
+        // SAFETY: the caller's.
+        unsafe { bulk_in(routine, to, data) };
+    }
+}
+
+/// # Safety
+/// As [`copy_in`].
+#[inline(never)]
+unsafe fn bulk_in(routine: Routine, to: *mut u8, data: &[u8]) {
     // Non-temporal stores want whole aligned lines: what comes before the first goes by words.
     let lead = if routine == Routine::Stream { to.align_offset(LINE).min(data.len()) } else { 0 };
     let (before, data) = data.split_at(lead);
@@ -84,7 +116,7 @@ pub(crate) unsafe fn copy_in(routine: Routine, to: *mut u8, data: &[u8]) {
     unsafe { words_in(to, before) };
     // SAFETY: `lead` <= the length of the range.
     let to = unsafe { to.add(lead) };
-    let copied = if data.len() <= WORD || routine == Routine::Words {
+    let copied = if data.len() <= WORD {
         0
     } else {
         // SAFETY: `to` by the caller, `data` is ours; they do not overlap, since private memory is not shared.
@@ -241,56 +273,50 @@ unsafe fn stream_sse2(to: *mut u8, from: *const u8, turns: usize) {
 
 const WORD: usize = size_of::<u64>();
 
-/// How many bytes come before the first aligned word, at most `len`.
-fn head(address: *const u8, len: usize) -> usize {
-    (address.addr().wrapping_neg() % WORD).min(len)
-}
-
-/// Whether an access of `len` bytes at `address` is one machine word of `T`.
-fn is_one<T>(address: *const u8, len: usize) -> bool {
-    len == size_of::<T>() && address.addr().is_multiple_of(size_of::<T>())
-}
-
-/// Copies out of shared memory: small aligned accesses are one load, the rest goes by aligned words.
+/// Copies out of shared memory by the widest aligned accesses there are: up to a word's boundary, by words, and what is
+/// left. An aligned access of 1, 2, 4 or 8 bytes is one load.
 ///
 /// # Safety
 /// `from` is valid for reads of `out.len()` bytes; others may write them meanwhile.
+#[inline(always)]
 unsafe fn words_out(from: *const u8, out: &mut [u8]) {
+    let (mut at, mut out) = (from, out);
     macro_rules! one {
         ($word:ty) => {
-            if is_one::<$word>(from, out.len()) {
-                // SAFETY: valid by the caller, aligned and of this length (checked).
-                let word = unsafe { from.cast::<$word>().read_volatile() };
-                out.copy_from_slice(&word.to_ne_bytes());
-                return;
+            if let Some((now, later)) = std::mem::take(&mut out).split_first_chunk_mut() {
+                // SAFETY: inside the range that the caller vouches for; aligned, as the callers of this macro say.
+                let word = unsafe { at.cast::<$word>().read_volatile() };
+                *now = word.to_ne_bytes();
+                // SAFETY: at most one past that range.
+                at = unsafe { at.add(size_of::<$word>()) };
+                out = later;
             }
         };
     }
-    one!(u8);
-    one!(u16);
-    one!(u32);
-    one!(u64);
-    let (before, rest) = out.split_at_mut(head(from, out.len()));
-    let mut at = from;
-    for byte in before {
-        // SAFETY: inside the range that the caller vouches for.
-        *byte = unsafe { at.read_volatile() };
-        // SAFETY: at most one past that range.
-        at = unsafe { at.add(1) };
+    if !at.addr().is_multiple_of(WORD) {
+        // Each is aligned once the smaller ones were made. Where one does not fit, what is left is smaller still.
+        if at.addr() & 1 != 0 && !out.is_empty() {
+            one!(u8);
+        }
+        if at.addr() & 2 != 0 && out.len() >= 2 {
+            one!(u16);
+        }
+        if at.addr() & 4 != 0 && out.len() >= 4 {
+            one!(u32);
+        }
     }
-    let mut words = rest.chunks_exact_mut(WORD);
-    for chunk in &mut words {
-        // SAFETY: inside the range; aligned, since `head` bytes came before.
-        let word = unsafe { at.cast::<u64>().read_volatile() };
-        chunk.copy_from_slice(&word.to_ne_bytes());
-        // SAFETY: at most one past the range.
-        at = unsafe { at.add(WORD) };
+    while out.len() >= WORD {
+        one!(u64);
     }
-    for byte in words.into_remainder() {
-        // SAFETY: inside the range.
+    if out.len() >= 4 {
+        one!(u32);
+    }
+    if out.len() >= 2 {
+        one!(u16);
+    }
+    if let Some(byte) = out.first_mut() {
+        // SAFETY: the last byte of the range.
         *byte = unsafe { at.read_volatile() };
-        // SAFETY: at most one past the range.
-        at = unsafe { at.add(1) };
     }
 }
 
@@ -298,42 +324,43 @@ unsafe fn words_out(from: *const u8, out: &mut [u8]) {
 ///
 /// # Safety
 /// `to` is valid for writes of `data.len()` bytes; others may read and write them meanwhile.
+#[inline(always)]
 unsafe fn words_in(to: *mut u8, data: &[u8]) {
+    let (mut at, mut data) = (to, data);
     macro_rules! one {
         ($word:ty) => {
-            if is_one::<$word>(to, data.len()) {
-                let mut word = [0; size_of::<$word>()];
-                word.copy_from_slice(data);
-                // SAFETY: valid by the caller, aligned and of this length (checked).
-                unsafe { to.cast::<$word>().write_volatile(<$word>::from_ne_bytes(word)) };
-                return;
+            if let Some((&now, later)) = data.split_first_chunk() {
+                // SAFETY: inside the range that the caller vouches for; aligned, as the callers of this macro say.
+                unsafe { at.cast::<$word>().write_volatile(<$word>::from_ne_bytes(now)) };
+                // SAFETY: at most one past that range.
+                at = unsafe { at.add(size_of::<$word>()) };
+                data = later;
             }
         };
     }
-    one!(u8);
-    one!(u16);
-    one!(u32);
-    one!(u64);
-    let (before, rest) = data.split_at(head(to, data.len()));
-    let mut at = to;
-    for &byte in before {
-        // SAFETY: inside the range that the caller vouches for.
-        unsafe { at.write_volatile(byte) };
-        // SAFETY: at most one past that range.
-        at = unsafe { at.add(1) };
+    if !at.addr().is_multiple_of(WORD) {
+        if at.addr() & 1 != 0 && !data.is_empty() {
+            one!(u8);
+        }
+        if at.addr() & 2 != 0 && data.len() >= 2 {
+            one!(u16);
+        }
+        if at.addr() & 4 != 0 && data.len() >= 4 {
+            one!(u32);
+        }
     }
-    let (words, after) = rest.as_chunks::<WORD>();
-    for &word in words {
-        // SAFETY: inside the range; aligned, since `head` bytes came before.
-        unsafe { at.cast::<u64>().write_volatile(u64::from_ne_bytes(word)) };
-        // SAFETY: at most one past the range.
-        at = unsafe { at.add(WORD) };
+    while data.len() >= WORD {
+        one!(u64);
     }
-    for &byte in after {
-        // SAFETY: inside the range.
+    if data.len() >= 4 {
+        one!(u32);
+    }
+    if data.len() >= 2 {
+        one!(u16);
+    }
+    if let Some(&byte) = data.first() {
+        // SAFETY: the last byte of the range.
         unsafe { at.write_volatile(byte) };
-        // SAFETY: at most one past the range.
-        at = unsafe { at.add(1) };
     }
 }
 

@@ -34,6 +34,7 @@
 //! touches nothing; an aligned access of 1, 2, 4 or 8 bytes is one load or store.
 
 mod copy;
+mod counted;
 mod fence;
 mod file;
 #[cfg(not(loom))]
@@ -50,6 +51,7 @@ mod transfer;
 mod window;
 
 pub use copy::Routine;
+pub use counted::Copied;
 pub use fence::full_fence;
 pub use file::{SharedFile, Unfit};
 pub use heap::Heap;

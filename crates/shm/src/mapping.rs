@@ -216,6 +216,7 @@ impl Mapping {
         if self.access == Access::ReadWrite { self.range(at, len) } else { Err(OutOfBounds) }
     }
 
+    #[inline]
     fn writable(&self) -> Result<&Raw, WindowError> {
         match self.access {
             Access::ReadWrite => Ok(&self.range),
@@ -225,40 +226,54 @@ impl Mapping {
 }
 
 impl Window for Mapping {
+    #[inline]
     fn bytes(&self) -> usize {
         self.range.bytes()
     }
 
+    #[inline]
     fn kind(&self) -> WindowKind {
         WindowKind::Mapped
     }
 
+    #[inline]
     fn as_memory(&self) -> Option<&dyn Memory> {
         Some(self)
     }
 
+    #[inline]
+    fn as_mapping(&self) -> Option<&Mapping> {
+        Some(self)
+    }
+
+    #[inline]
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
         self.writable()?.write(self.routine(data.len()), at, data)
     }
 
+    #[inline]
     fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
         self.writable()?.write(self.fit(routine), at, data)
     }
 
+    #[inline]
     fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
         self.writable()?.store_u32(at, value, order)
     }
 
+    #[inline]
     fn store_u64(&self, at: usize, value: u64, order: StoreOrder) -> Result<(), WindowError> {
         self.writable()?.store_u64(at, value, order)
     }
 
+    #[inline]
     fn flush(&self) -> Result<(), WindowError> {
         crate::fence::store_fence();
         Ok(())
     }
 
     /// Stores to a device are posted: a load returns after those before it.
+    #[inline]
     fn settle(&self) -> Result<(), WindowError> {
         crate::full_fence();
         if self.behind == Behind::Device {
@@ -269,18 +284,22 @@ impl Window for Mapping {
 }
 
 impl Memory for Mapping {
+    #[inline]
     fn read(&self, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
         self.range.read(self.routine(out.len()), at, out)
     }
 
+    #[inline]
     fn read_by(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
         self.range.read(self.fit(routine), at, out)
     }
 
+    #[inline]
     fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {
         self.range.load_u32(at, order)
     }
 
+    #[inline]
     fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
         self.range.load_u64(at, order)
     }

@@ -24,6 +24,7 @@ impl Raw {
         Self { base, bytes }
     }
 
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -32,6 +33,7 @@ impl Raw {
         self.base.addr().get()
     }
 
+    #[inline]
     pub(crate) fn read(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
         let from = self.range(at, out.len())?;
         // SAFETY: `from` is valid for `out.len()` bytes while `self` lives (checked by `range`).
@@ -39,6 +41,7 @@ impl Raw {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn write(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
         let to = self.range(at, data.len())?;
         // SAFETY: `to` is valid for `data.len()` bytes while `self` lives (checked by `range`).
@@ -46,6 +49,7 @@ impl Raw {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {
         let word = self.word::<u32>(at)?;
         // SAFETY: valid and aligned (checked by `word`); the reference lives for this one load.
@@ -53,6 +57,7 @@ impl Raw {
         Ok(u32::from_le(word.load(order.into())))
     }
 
+    #[inline]
     pub(crate) fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
         let word = self.word::<u64>(at)?;
         // SAFETY: valid and aligned (checked by `word`); the reference lives for this one load.
@@ -60,6 +65,7 @@ impl Raw {
         Ok(u64::from_le(word.load(order.into())))
     }
 
+    #[inline]
     pub(crate) fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
         let word = self.word::<u32>(at)?;
         // SAFETY: valid and aligned (checked by `word`); the reference lives for this one store.
@@ -68,6 +74,7 @@ impl Raw {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn store_u64(&self, at: usize, value: u64, order: StoreOrder) -> Result<(), WindowError> {
         let word = self.word::<u64>(at)?;
         // SAFETY: valid and aligned (checked by `word`); the reference lives for this one store.
@@ -77,6 +84,7 @@ impl Raw {
     }
 
     /// Where `len` bytes at `at` are.
+    #[inline]
     pub(crate) fn range(&self, at: usize, len: usize) -> Result<*mut u8, WindowError> {
         let end = at.checked_add(len).ok_or(WindowError::OutOfBounds)?;
         if end > self.bytes {
@@ -86,6 +94,7 @@ impl Raw {
         Ok(unsafe { self.base.as_ptr().add(at) })
     }
 
+    #[inline]
     fn word<T>(&self, at: usize) -> Result<*mut T, WindowError> {
         let word = self.range(at, size_of::<T>())?.cast::<T>();
         if !word.is_aligned() {

@@ -16,6 +16,7 @@ pub fn transfer(
 ) -> Result<(), OutOfBounds> {
     let source = from.range(from_at, bytes)?;
     let target = to.range_for_stores(to_at, bytes)?;
+    crate::counted::transferred(bytes);
     // SAFETY: both ranges are valid for `bytes` bytes while the mappings live (checked by `range`), the target for stores.
     unsafe { move_up(source, target, bytes) };
     Ok(())

@@ -10,7 +10,7 @@
 //! from as well: [`Memory`]. A *messaged* window, where each store travels as a message, is a `Window` and no more,
 //! so code that is generic over `Window` cannot read across the bridge by accident.
 
-use crate::Routine;
+use crate::{Mapping, Routine};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -94,6 +94,12 @@ pub trait Window: Send + Sync {
         None
     }
 
+    /// The window as the mapping that it is, if it is one: then [`transfer`](crate::transfer) copies from it and to it
+    /// without a stop in private memory. Whoever holds it asks by himself whether the window leads anywhere.
+    fn as_mapping(&self) -> Option<&Mapping> {
+        None
+    }
+
     /// Copies `data` to offset `at`. Not ordered by itself, and the peer may see a part of it.
     ///
     /// # Errors
@@ -172,56 +178,74 @@ pub trait Memory: Window {
 macro_rules! through {
     ($($pointer:ty),*) => {$(
         impl<T: Window + ?Sized> Window for $pointer {
+            #[inline]
             fn bytes(&self) -> usize {
                 (**self).bytes()
             }
 
+            #[inline]
             fn kind(&self) -> WindowKind {
                 (**self).kind()
             }
 
+            #[inline]
             fn as_memory(&self) -> Option<&dyn Memory> {
                 (**self).as_memory()
             }
 
+            #[inline]
+            fn as_mapping(&self) -> Option<&Mapping> {
+                (**self).as_mapping()
+            }
+
+            #[inline]
             fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
                 (**self).write(at, data)
             }
 
+            #[inline]
             fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
                 (**self).write_by(routine, at, data)
             }
 
+            #[inline]
             fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
                 (**self).store_u32(at, value, order)
             }
 
+            #[inline]
             fn store_u64(&self, at: usize, value: u64, order: StoreOrder) -> Result<(), WindowError> {
                 (**self).store_u64(at, value, order)
             }
 
+            #[inline]
             fn flush(&self) -> Result<(), WindowError> {
                 (**self).flush()
             }
 
+            #[inline]
             fn settle(&self) -> Result<(), WindowError> {
                 (**self).settle()
             }
         }
 
         impl<T: Memory + ?Sized> Memory for $pointer {
+            #[inline]
             fn read(&self, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
                 (**self).read(at, out)
             }
 
+            #[inline]
             fn read_by(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
                 (**self).read_by(routine, at, out)
             }
 
+            #[inline]
             fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {
                 (**self).load_u32(at, order)
             }
 
+            #[inline]
             fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
                 (**self).load_u64(at, order)
             }

@@ -43,15 +43,16 @@
 //! - every word that the other end wrote is loaded once and checked; one that makes no sense ends its lane with a
 //!   [reason](lane::Nonsense), harms no other lane, and is told once;
 //! - a buffer has one holder: the application, the sender, or the packet in it;
-//! - in steady state nothing is allocated, and on lanes without wake-ups no system call is made;
+//! - in steady state nothing is allocated, and no system call is made unless a receiver that sleeps is woken;
+//! - a frame that goes on to another lane is copied once (buffers that are mapped here);
 //! - a receiver that has primed and sleeps is woken by the next frame.
 //!
 //! Not here: anything that opens a window. The crate `vi-service` makes lanes across a bridge, publishes filter tables, and hands
-//! lanes to processes. Not built: merged receive events.
+//! lanes to processes.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
-    not(test),
+    not(any(test, feature = "fuzzing")),
     deny(
         clippy::unwrap_used,
         clippy::expect_used,
@@ -68,6 +69,8 @@ pub mod checksum;
 pub mod clock;
 mod domain;
 pub mod filter;
+#[cfg(all(any(test, feature = "fuzzing"), not(loom)))]
+pub mod fuzzing;
 mod interface;
 pub mod lane;
 mod pace;

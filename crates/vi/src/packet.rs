@@ -1,7 +1,7 @@
 //! A received packet: a guard that *is* the packet.
 
 use crate::domain::PacketBuffer;
-use crate::interface::ReceiveLane;
+use crate::interface::{LaneId, ReceiveLane};
 use crate::lane::{FilterId, Meta};
 use shm::{Mapping, Memory, Window, WindowError};
 use std::marker::PhantomData;
@@ -36,6 +36,13 @@ impl<'vi, D, O: Window, M: Memory> Packet<'vi, D, O, M> {
     #[expect(clippy::len_without_is_empty, reason = "a frame is never asked whether it is empty")]
     pub fn len(&self) -> usize {
         self.body.len()
+    }
+
+    /// The lane that it came by.
+    #[inline]
+    #[must_use]
+    pub fn lane(&self) -> LaneId {
+        self.lane.id()
     }
 
     /// Whether the frame begins here; true unless it is a jumbo frame's later part.
@@ -114,6 +121,13 @@ impl<'vi, D, O: Window, M: Memory> Packet<'vi, D, O, M> {
         self.read(at, &mut bytes).ok().map(|()| u32::from_be_bytes(bytes))
     }
 
+    /// Not inlined: who drops an event that is none then pays for a comparison alone.
+    #[inline(never)]
+    fn let_go(&self) {
+        // A lane that is over is told by the next poll.
+        let _ = self.lane.receiver().let_go(&self.body);
+    }
+
     /// The memory that it lies in and where, if it is in a buffer.
     pub(crate) fn place(&self) -> Option<(&M, usize)> {
         self.body.buffer().map(|index| self.lane.receiver().place(index))
@@ -130,9 +144,8 @@ impl<'vi, D, O: Window, M: Memory> Packet<'vi, D, O, M> {
 }
 
 impl<D, O: Window, M: Memory> Drop for Packet<'_, D, O, M> {
-    #[inline(always)]
+    #[inline]
     fn drop(&mut self) {
-        // A lane that is over is told by the next poll.
-        let _ = self.lane.receiver().let_go(&self.body);
+        self.let_go();
     }
 }

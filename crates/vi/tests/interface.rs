@@ -293,3 +293,62 @@ fn an_interface_runs_over_any_window() {
             && Memory::load_u64(&shm::Heap::new(8), 0, LoadOrder::Relaxed) == Ok(0)
     );
 }
+
+#[test]
+fn the_next_frame_can_be_peeked_at_and_is_not_taken() {
+    let (from, to, out, _lane) = joined();
+    assert_eq!(to.peek(LaneId(0)), None);
+    for len in [0, 30, 60, 100, 121, 2048] {
+        let frame: Vec<u8> = (0..len).map(|at: usize| at.to_le_bytes()[0].wrapping_add(1)).collect();
+        from.transmit(out, &frame, Meta::default(), RequestId(0)).unwrap();
+        let mut beginning = [0; 40];
+        beginning[..len.min(40)].copy_from_slice(&frame[..len.min(40)]);
+        for _ in 0..2 {
+            assert_eq!(to.peek(LaneId(0)), Some((u32::try_from(len).unwrap(), beginning)));
+        }
+        assert_eq!(frames(&to), [frame]);
+        assert_eq!(to.peek(LaneId(0)), None);
+    }
+    assert_eq!(to.peek(LaneId(1)), None, "there is no such lane");
+}
+
+#[test]
+fn merged_receives_tell_of_the_lane_and_unbundle_its_packets() {
+    let (from, to, out, lane) = joined();
+    to.merge_receives(true);
+    let fetch = |most| {
+        let mut lengths = Vec::new();
+        let count = to.receive_unbundle(LaneId(0), most, |packet| lengths.push(packet.len()));
+        assert_eq!(count, lengths.len());
+        lengths
+    };
+    for len in [60, 100, 1500] {
+        from.transmit(out, &vec![1; len], Meta::default(), RequestId(0)).unwrap();
+    }
+    // Told again until they are fetched.
+    for _ in 0..2 {
+        let mut events = events();
+        assert_eq!(to.poll(&mut events), 1);
+        assert!(matches!(events[0], Event::ReceivedMany { lane: LaneId(0) }), "{:?}", events[0]);
+    }
+    assert_eq!((fetch(2), fetch(8), fetch(8)), (vec![60, 100], vec![1500], vec![]));
+    assert_eq!(to.statistics().received_packets, 3);
+    assert_eq!(to.poll(&mut events()), 0);
+    assert_eq!(to.receive_unbundle(LaneId(7), 8, drop), 0, "there is no such lane");
+    // What was let go is the sender's again, as if it had been polled.
+    for _ in 0..10 {
+        for _ in 0..8 {
+            from.transmit(out, &[2; 1000], Meta::default(), RequestId(0)).unwrap();
+        }
+        assert_eq!(fetch(9).len(), 8);
+        assert_eq!(to.poll(&mut events()), 0);
+    }
+    // A lane that is over is told by a poll, once.
+    let file = SharedFile::accept(lane.as_fd().try_clone_to_owned().unwrap(), 4096).unwrap();
+    let area = Mapping::new(&file, 0, 4096, shm::Access::ReadWrite).unwrap();
+    (0..512).for_each(|word| area.store_u64(word * 8, u64::MAX, StoreOrder::Release).unwrap());
+    for told in [1, 0] {
+        assert_eq!(fetch(9), []);
+        assert_eq!(to.poll(&mut events()), told);
+    }
+}

@@ -1,47 +1,40 @@
 //! From a doorbell to a process that is awake.
 
-use super::report::{Pairs, Report, Row, command};
+use super::placed::{Figure, PlacedReport, Sample};
+use super::turns::Measuring;
 use crate::opposite::{ECHOES, Opposite, await_bell};
 use anyhow::Context;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use twin_server::WindowMode;
 
 /// Rings of one turn.
 const RINGS: u32 = 64;
 
-pub(super) fn measure(time_ms: u64) -> anyhow::Result<Report> {
+pub(super) fn measure(measuring: &Measuring) -> anyhow::Result<PlacedReport> {
     let opposite = Opposite::start("perf", WindowMode::Trap, 1 << 20)?;
     let near = &*opposite.near;
-    let bare = Bare::new()?;
-    let mut pairs = Pairs::default();
-    let until = Instant::now() + Duration::from_millis(time_ms);
-    let mut bells = ECHOES.cycle();
-    while pairs.is_few() || Instant::now() < until {
+    let mut bench = (Bare::new()?, ECHOES.cycle());
+    measuring.measure("doorbell", 1, &mut bench, |_, (bare, bells), _| {
+        let before = turn(|| bare.there_and_back())?;
         let ours = turn(|| {
             let bell = bells.next().context("a cycle has no end")?;
             near.ring(1 << bell)?;
             await_bell(near, bell)
         })?;
-        let reference = turn(|| bare.there_and_back())?;
-        pairs.push(ours, reference);
-    }
-    let (ours, reference, windows) = pairs.quicker_half();
-    let row = Row {
-        name: "doorbell to wake-up".to_owned(),
-        bytes: 4,
-        value: ours / 1e3,
-        unit: "µs",
-        reference: "eventfd",
-        reference_value: reference / 1e3,
-        ratio: ours / reference,
-        class: "near",
-        windows,
-    };
-    Ok(Report { bench: "doorbell", command: command(), machine: lab::perf::Machine::here(), rows: vec![row] })
+        let reference = f64::midpoint(before, turn(|| bare.there_and_back())?);
+        Ok(vec![Sample {
+            figure: WAKE_UP,
+            value: ours / 1e3,
+            reference: reference / 1e3,
+            each_ns: Vec::new(),
+        }])
+    })
 }
+
+const WAKE_UP: Figure = Figure { name: "wake-up", bytes: 4, unit: "µs", reference: "eventfd", more: false };
 
 /// Half of there and back, in nanoseconds: the mean of one turn.
 fn turn(mut there_and_back: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {

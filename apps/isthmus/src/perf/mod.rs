@@ -1,21 +1,26 @@
 //! `isthmus perf`: what crossing costs, measured beside what it would cost without a bridge.
 
 mod doorbell;
-mod plot;
+mod latency;
+mod placed;
+mod placed_plot;
+mod rate;
 mod report;
 mod sweep;
+mod turns;
+mod twin_ends;
 mod window;
 
 use crate::Outcome;
 use crate::opposite::FarSide;
 use clap::Subcommand;
-use report::Report;
 use std::path::PathBuf;
 use std::time::Duration;
+use turns::Measuring;
 use twin::WindowSize;
 use twin_server::WindowMode;
 
-/// Measure a bridge between two processes, beside a reference in the same moments
+/// Measure a bridge between two hosts, beside a reference in the same moments
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
@@ -24,9 +29,12 @@ Example:
   isthmus perf window --json --plot w.svg
   isthmus perf doorbell                        doorbell to wake-up, beside a bare eventfd
   isthmus perf sweep --plot sweep.svg          the framework's rings, 8 KiB to 2 MiB, beside memcpy
+  isthmus perf latency --plot latency.svg      frames between virtual interfaces there and back, beside bare cache lines
+  isthmus perf rate                            frames a second, beside a bare ring and memcpy
 
-Each figure and its reference are taken in turns of some milliseconds; of the pairs of turns, the quicker half is kept,
-since other programs' work only ever slows a turn down.")]
+Everything but the sweep is measured in windows of some milliseconds between two probes of a cache line's round trip. A window
+counts if its probes agree on where the processors stand (smt, near, far) and nobody took one away meanwhile; what is printed
+is the median of a class's windows. The sweep takes each figure and its reference in turns, and keeps the quicker half.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     bench: Option<Bench>,
@@ -45,12 +53,12 @@ enum Bench {
         #[arg(long, value_name = "SIZE", default_value = "1M")]
         mw_size: WindowSize,
         #[command(flatten)]
-        output: Output,
+        measuring: Measuring,
     },
     /// Time from ringing the peer's doorbell until it is awake
     Doorbell {
         #[command(flatten)]
-        output: Output,
+        measuring: Measuring,
     },
     /// Bandwidth by buffer size: the framework's rings in both profiles, and what socket programs get
     #[command(after_help = "\
@@ -70,6 +78,19 @@ It pins nothing: it wants a machine with two idle processors.")]
         no_sockets: bool,
         #[command(flatten)]
         output: Output,
+    },
+    /// Round trips between two virtual interfaces through windows of a twin, by frame length and placement
+    Latency {
+        /// Lengths of the frames
+        #[arg(long, value_name = "N,..", value_delimiter = ',', default_values_t = latency::SIZES)]
+        bytes: Vec<usize>,
+        #[command(flatten)]
+        measuring: Measuring,
+    },
+    /// Frames a second between two virtual interfaces through windows of a twin, by placement
+    Rate {
+        #[command(flatten)]
+        measuring: Measuring,
     },
     /// The process opposite a sweep
     #[command(hide = true)]
@@ -112,10 +133,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         return served;
     }
     let (report, output) = match &arguments.bench {
-        Some(Bench::Window { window, mw_size, output }) => {
-            (window::measure(*window, mw_size.bytes(), output.time_ms)?, output)
+        Some(Bench::Window { window, mw_size, measuring }) => {
+            return told(&window::measure(measuring, *window, mw_size.bytes())?, measuring);
         }
-        Some(Bench::Doorbell { output }) => (doorbell::measure(output.time_ms)?, output),
+        Some(Bench::Doorbell { measuring }) => return told(&doorbell::measure(measuring)?, measuring),
         Some(Bench::Sweep { dma, no_sockets, output }) => {
             let time = Duration::from_millis(output.time_ms);
             (sweep::measure(sweep::Plan { time, dma: *dma, sockets: !no_sockets })?, output)
@@ -126,20 +147,30 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         Some(Bench::SweepTwinFar { far_side, paper }) => {
             return sweep::serve_twin(far_side, *paper).map(|()| Outcome::Done);
         }
+        Some(Bench::Latency { bytes, measuring }) => {
+            return told(&latency::measure(measuring, bytes)?, measuring);
+        }
+        Some(Bench::Rate { measuring }) => return told(&rate::measure(measuring)?, measuring),
         None => {
-            anyhow::bail!(
-                "say what to measure: isthmus perf window, isthmus perf doorbell or isthmus perf sweep"
-            )
+            anyhow::bail!("say what to measure: isthmus perf window, doorbell, sweep, latency or rate")
         }
     };
     if let Some(path) = &output.plot {
-        if report.bench == "sweep" { sweep::plot::draw(&report, path) } else { plot::draw(&report, path) }?;
+        sweep::plot::draw(&report, path)?;
     }
     print(&report, output.json)?;
     Ok(Outcome::Done)
 }
 
-fn print(report: &Report, json: bool) -> anyhow::Result<()> {
+fn told(report: &placed::PlacedReport, measuring: &Measuring) -> anyhow::Result<Outcome> {
+    if let Some(path) = &measuring.plot {
+        placed_plot::draw(report, path)?;
+    }
+    print(report, measuring.json)?;
+    Ok(Outcome::Done)
+}
+
+fn print(report: &(impl serde::Serialize + std::fmt::Display), json: bool) -> anyhow::Result<()> {
     if json {
         println!("{}", serde_json::to_string(report)?);
     } else {

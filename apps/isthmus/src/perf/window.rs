@@ -1,12 +1,14 @@
 //! Bandwidth of stores into the peer's window.
 
-use super::report::{Pairs, Report, Row, command};
+use super::placed::{Figure, PlacedReport, Sample};
+use super::turns::Measuring;
 use crate::opposite::{Opposite, PATIENCE, SUM, await_bell, sum};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use ntb::{Bridge, Outbound, Window, WindowKind};
 use shm::Plain;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use twin_server::WindowMode;
+use yardstick::Pair;
 
 /// What is stored at once.
 const SIZES: [usize; 8] = [64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
@@ -15,68 +17,84 @@ const MESSAGED_TURN_BYTES: usize = 64 << 10;
 /// .. and where it is a store.
 const MAPPED_TURN_BYTES: usize = 4 << 20;
 
-pub(super) fn measure(mode: WindowMode, mw_bytes: u64, time_ms: u64) -> anyhow::Result<Report> {
+struct Bench {
+    outbound: Outbound,
+    plain: Plain,
+    data: Vec<u8>,
+}
+
+pub(super) fn measure(
+    measuring: &Measuring,
+    mode: WindowMode,
+    mw_bytes: u64,
+) -> anyhow::Result<PlacedReport> {
     let opposite = Opposite::start("perf", mode, mw_bytes)?;
     let outbound = opposite.near.outbound(0)?;
-    let mut plain = Plain::new(mw_bytes)?;
     let data: Vec<u8> = (0..outbound.bytes().min(1 << 20))
         .map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[1])
         .collect();
-    let mut rows = Vec::new();
-    for size in SIZES.into_iter().filter(|&size| size <= outbound.bytes()) {
-        let Some(data) = data.get(..size) else { break };
-        let pairs = turns(&outbound, &mut plain, data, Duration::from_millis(time_ms))?;
-        let (ours, reference, windows) = pairs.quicker_half();
-        let rate = |ns: f64| f64::from(u32::try_from(size).unwrap_or(u32::MAX)) * 1e3 / ns;
-        rows.push(Row {
-            name: format!("window {mode}"),
-            bytes: size,
-            value: rate(ours),
-            unit: "MB/s",
-            reference: "memcpy",
-            reference_value: rate(reference),
-            ratio: reference / ours,
-            class: "near",
-            windows,
-        });
-    }
-    verify(&*opposite.near, &outbound, &data)?;
-    Ok(Report { bench: "window", command: command(), machine: lab::perf::Machine::here(), rows })
+    let sizes: Vec<usize> = SIZES.into_iter().filter(|&size| size <= outbound.bytes()).collect();
+    let mut bench = Bench { outbound, plain: Plain::new(mw_bytes)?, data };
+    let report = measuring.measure("window", sizes.len(), &mut bench, |pair, bench, kind| {
+        sizes.get(kind).map_or_else(|| Ok(Vec::new()), |&size| window(pair, bench, mode, size))
+    })?;
+    verify(&*opposite.near, &bench.outbound, &bench.data)?;
+    Ok(report)
 }
 
-/// Stores through the window and into plain shared memory by turns; times are for one store, in nanoseconds.
-fn turns(outbound: &Outbound, plain: &mut Plain, data: &[u8], time: Duration) -> anyhow::Result<Pairs> {
-    let mut pairs = Pairs::default();
-    let turn = match outbound.kind() {
-        WindowKind::Mapped => MAPPED_TURN_BYTES,
-        WindowKind::Messaged => MESSAGED_TURN_BYTES,
+/// Stores through the window between two measurements of stores into plain shared memory.
+fn window(
+    pair: &mut Pair<'_>,
+    bench: &mut Bench,
+    mode: WindowMode,
+    size: usize,
+) -> anyhow::Result<Vec<Sample>> {
+    let Bench { outbound, plain, data } = bench;
+    let data = data.get(..size).context("sizes are filtered")?;
+    let mapped = outbound.kind() == WindowKind::Mapped;
+    let turn = if mapped { MAPPED_TURN_BYTES } else { MESSAGED_TURN_BYTES };
+    let (places, stores) = (outbound.bytes() / size, (turn / size).max(1));
+    let rate = |began: Instant| {
+        let bytes = u32::try_from(stores * size).unwrap_or(u32::MAX);
+        f64::from(bytes) / 1e6 / began.elapsed().as_secs_f64()
     };
-    let places = outbound.bytes() / data.len();
-    let stores = (turn / data.len()).max(1);
-    let each =
-        |began: Instant| began.elapsed().as_secs_f64() * 1e9 / f64::from(u32::try_from(stores).unwrap_or(1));
-    let until = Instant::now() + time;
-    // The first pair has the pages faulted in, and is not counted.
-    let mut first = true;
-    while pairs.is_few() || Instant::now() < until {
+    let ours = || -> anyhow::Result<f64> {
         let began = Instant::now();
         for store in 0..stores {
-            outbound.write(store % places * data.len(), data)?;
+            outbound.write(store % places * size, data)?;
         }
         // All of it has arrived: a fence where the window is memory, a read where it is messages.
         outbound.settle()?;
-        let ours = each(began);
-        let began = Instant::now();
-        for store in 0..stores {
-            plain.copy(store % places * data.len(), data)?;
-        }
-        let reference = each(began);
-        if !first {
-            pairs.push(ours, reference);
-        }
-        first = false;
+        Ok(rate(began))
+    };
+    let mut bare = |pair: &mut Pair<'_>| {
+        pair.run(
+            || -> anyhow::Result<f64> {
+                let began = Instant::now();
+                for store in 0..stores {
+                    plain.copy(store % places * size, data)?;
+                }
+                Ok(rate(began))
+            },
+            || (),
+        )
+    };
+    let before = bare(pair)?;
+    // Who sends messages waits for the twin, and gives its processor away meanwhile: that is no disturbance.
+    let value = if mapped { pair.run(ours, || ())? } else { ours()? };
+    let reference = f64::midpoint(before, bare(pair)?);
+    let figure = Figure { name: name(mode), bytes: size, unit: "MB/s", reference: "memcpy", more: true };
+    Ok(vec![Sample { figure, value, reference, each_ns: Vec::new() }])
+}
+
+fn name(mode: WindowMode) -> &'static str {
+    match mode {
+        WindowMode::Trap => "window trap",
+        WindowMode::Dma => "window dma",
+        WindowMode::Shared => "window shared",
+        WindowMode::Alias => "window alias",
+        WindowMode::Direct => "window direct",
     }
-    Ok(pairs)
 }
 
 /// What was measured did cross: the far side has these bytes.

@@ -35,34 +35,35 @@ impl<T: Copy> Default for FlowCache<T> {
     }
 }
 
-/// What filters ask of a frame, if it is of the plain kind and whole as far as they look.
+/// The words that filters ask of, if the frame is of the plain kind and whole as far as they look.
 #[inline(always)]
 fn key(frame: &[u8]) -> Option<[u64; WORDS]> {
     let beginning = frame.first_chunk::<40>()?;
-    if beginning.get(12..15) != Some(&PLAIN) {
-        return None;
-    }
-    let (words, _) = beginning.as_chunks::<8>();
-    let mut key = ASKED;
-    for (asked, &word) in key.iter_mut().zip(words) {
-        *asked &= u64::from_le_bytes(word);
-    }
-    Some(key)
+    (beginning.get(12..15) == Some(&PLAIN)).then(|| words(beginning))
 }
 
-/// Word by word: a comparison of memory would wait until the new key has reached it.
+#[inline(always)]
+fn words(beginning: &[u8; 40]) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    let (bytes, _) = beginning.as_chunks::<8>();
+    words.iter_mut().zip(bytes).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
+    words
+}
+
+/// Whether two beginnings are the same where filters look. Word by word: a comparison of memory would wait until the new
+/// one has reached it. Who has the bits of a plain frame is one: they are among those that are asked.
 #[inline(always)]
 fn same(new: &[u64; WORDS], old: &[u64; WORDS]) -> bool {
-    new.iter().zip(old).fold(0, |difference, (new, old)| difference | (new ^ old)) == 0
+    new.iter().zip(old).zip(ASKED).fold(0, |difference, ((new, old), asked)| difference | (new ^ old) & asked)
+        == 0
 }
 
 impl<T: Copy + PartialEq> FlowCache<T> {
     /// What [`Table::steer`] says of a frame.
     #[inline]
     pub fn steer(&mut self, table: &Table<T>, frame: &[u8], mut each: impl FnMut(T, FilterId)) -> Verdict {
-        let key = key(frame);
-        if let (Some(new), Some(old)) = (&key, &self.key)
-            && same(new, old)
+        if let (Some(beginning), Some(old)) = (frame.first_chunk::<40>(), &self.key)
+            && same(&words(beginning), old)
             && self.generation == table.generation()
         {
             for (to, filter) in self.to.iter().map_while(|&to| to) {
@@ -70,17 +71,11 @@ impl<T: Copy + PartialEq> FlowCache<T> {
             }
             return self.verdict;
         }
-        self.ask(table, key, frame, each)
+        self.ask(table, frame, each)
     }
 
     #[inline(never)]
-    fn ask(
-        &mut self,
-        table: &Table<T>,
-        key: Option<[u64; WORDS]>,
-        frame: &[u8],
-        mut each: impl FnMut(T, FilterId),
-    ) -> Verdict {
+    fn ask(&mut self, table: &Table<T>, frame: &[u8], mut each: impl FnMut(T, FilterId)) -> Verdict {
         let Some(headers) = Headers::parse(frame.get(..HEADER_BYTES).unwrap_or(frame)) else {
             return Verdict::Kernel;
         };
@@ -93,7 +88,7 @@ impl<T: Copy + PartialEq> FlowCache<T> {
             count += 1;
             each(to, filter);
         });
-        self.key = key.filter(|_| count <= MOST);
+        self.key = key(frame).filter(|_| count <= MOST);
         self.generation = table.generation();
         self.verdict
     }

@@ -199,6 +199,7 @@ impl<T: Copy + PartialEq> Table<T> {
     }
 
     /// A number that moves with every change.
+    #[inline]
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
@@ -406,31 +407,78 @@ mod tests {
         ]
     }
 
+    fn target() -> impl Strategy<Value = Target<u8>> {
+        prop_oneof![
+            3 => (0..3_u8).prop_map(Target::One),
+            1 => proptest::collection::vec(0..9_u8, 1..5).prop_map(Target::Set),
+        ]
+    }
+
     fn mac() -> impl Strategy<Value = Mac> {
         prop_oneof![Just([2; 6]), Just([3; 6]), Just([4; 6]), Just([0xFF; 6])]
     }
 
-    /// What the documentation says, as directly as it can be said: by kind, not by a sorted table.
-    fn naive(filters: &[(Filter, u8)], frame: &Headers) -> Vec<u8> {
-        let matching = |wanted: u8| {
-            let mut of_rank: Vec<&Filter> = filters
-                .iter()
-                .map(|(filter, _)| filter)
-                .filter(|filter| filter.rank().0 == wanted && filter.matches(frame))
-                .collect();
-            of_rank.sort_by_key(|filter| filter.rank().1);
-            of_rank.first().copied().copied()
-        };
-        let taker = (1..=8).find_map(matching);
+    /// What a frame was made of: the naive model reads no headers.
+    struct Made {
+        mac: Mac,
+        vlan: Option<u16>,
+        transport: Transport,
+        from: std::net::SocketAddrV4,
+        to: std::net::SocketAddrV4,
+    }
+
+    /// What the documentation says of one filter: whether it takes the frame, its rank, the width of its range.
+    fn naive_one(filter: &Filter, made: &Made) -> (bool, u8, u16) {
+        let tag = |vlan: &Option<u16>| vlan.is_none_or(|vlan| made.vlan == Some(vlan));
+        let multicast = made.mac[0] % 2 == 1;
+        match filter {
+            Filter::Full { transport, local, remote, vlan } => {
+                let ends = *local == made.to.into() && *remote == made.from.into();
+                (ends && *transport == made.transport && tag(vlan), 1, 0)
+            }
+            Filter::Local { transport, address, first, last, vlan } => {
+                let port = made.to.port();
+                let ends = *address == *made.to.ip() && *first <= port && port <= *last;
+                (ends && *transport == made.transport && tag(vlan), 2, last - first)
+            }
+            Filter::Mac { mac, vlan: Some(vlan) } => (*mac == made.mac && made.vlan == Some(*vlan), 3, 0),
+            Filter::Mac { mac, vlan: None } => (*mac == made.mac, 4, 0),
+            Filter::IpProtocol { protocol, vlan } => {
+                let of_frame = if made.transport == Transport::Tcp { 6 } else { 17 };
+                (*protocol == of_frame && tag(vlan), 5, 0)
+            }
+            Filter::Ethertype { ethertype, vlan } => (*ethertype == 0x0800 && tag(vlan), 6, 0),
+            Filter::UnicastAll => (!multicast, 7, 0),
+            Filter::MulticastAll => (multicast, 7, 0),
+            Filter::UnicastMismatch => (!multicast, 8, 0),
+            Filter::MulticastMismatch => (multicast, 8, 0),
+            Filter::Sniff => (false, 9, 0),
+        }
+    }
+
+    /// Who gets the frame: of all that take it the lowest rank, then the narrowest range, then the oldest; everybody who
+    /// added an equal filter; and the sniffers.
+    fn naive(filters: &[(Filter, Target<u8>)], made: &Made, hash: u32) -> Vec<u8> {
+        let taker = filters
+            .iter()
+            .enumerate()
+            .filter(|(_, (filter, _))| naive_one(filter, made).0)
+            .min_by_key(|(age, (filter, _))| (naive_one(filter, made).1, naive_one(filter, made).2, *age))
+            .map(|(_, (filter, _))| *filter);
         let of = |wanted: Option<Filter>| {
-            filters.iter().filter(move |(filter, _)| Some(*filter) == wanted).map(|&(_, to)| to)
+            filters.iter().filter(move |(filter, _)| Some(*filter) == wanted).map(move |(_, target)| {
+                match target {
+                    Target::One(one) => *one,
+                    Target::Set(members) => members[(hash % 128) as usize % members.len()],
+                }
+            })
         };
         of(taker).chain(of(Some(Filter::Sniff))).collect()
     }
 
     proptest! {
         #[test]
-        fn steering_is_what_the_documentation_says(filters in proptest::collection::vec((small_filter(), 0..3_u8), 0..12),
+        fn steering_is_what_the_documentation_says(filters in proptest::collection::vec((small_filter(), target()), 0..12),
             mac in mac(), vlan in prop_oneof![Just(None), (0..2_u16).prop_map(Some)],
             from in (1..3_u8, 0..3_u16), to in (1..3_u8, 0..5_u16), tcp: bool, removed: usize) {
             let from = std::net::SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, from.0), from.1);
@@ -439,11 +487,13 @@ mod tests {
             if tcp {
                 frame[if vlan.is_some() { 27 } else { 23 }] = 6;
             }
+            let transport = if tcp { Transport::Tcp } else { Transport::Udp };
+            let made = Made { mac, vlan, transport, from, to };
             let headers = Headers::parse(&frame).unwrap();
             let mut table = Table::new();
-            let mut kept: Vec<(Filter, u8, FilterId)> = Vec::new();
+            let mut kept: Vec<(Filter, Target<u8>, FilterId)> = Vec::new();
             for (filter, to) in filters {
-                match table.add(filter, Target::One(to)) {
+                match table.add(filter, to.clone()) {
                     Ok(id) => kept.push((filter, to, id)),
                     Err(error) => prop_assert!(matches!(error, TableError::Twice(_))),
                 }
@@ -452,12 +502,17 @@ mod tests {
                 let (_, _, id) = kept.remove(removed % kept.len());
                 prop_assert!(table.remove(id));
             }
-            let plain: Vec<(Filter, u8)> = kept.iter().map(|&(filter, to, _)| (filter, to)).collect();
+            let plain: Vec<(Filter, Target<u8>)> =
+                kept.iter().map(|(filter, to, _)| (*filter, to.clone())).collect();
             let (got, _) = got(&table, &frame);
-            let expected = naive(&plain, &headers);
+            let expected = naive(&plain, &made, flow_hash(&DEFAULT_KEY, &headers));
             prop_assert_eq!(got.iter().map(|&(to, _)| to).collect::<Vec<_>>(), expected);
             for (to, id) in got {
-                prop_assert!(kept.iter().any(|(_, target, kept)| *target == to && kept.number() == id));
+                let leads = |target: &Target<u8>| match target {
+                    Target::One(one) => *one == to,
+                    Target::Set(members) => members.contains(&to),
+                };
+                prop_assert!(kept.iter().any(|(_, target, kept)| leads(target) && kept.number() == id));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The event queue: polling it, putting into it, sleeping until something is in it.
 
-use super::{LaneId, SOFTWARE_EVENTS, Vi, lane_id};
+use super::{LaneId, ReceiveLane, SOFTWARE_EVENTS, Vi, lane_id};
 use crate::lane::{LaneError, LaneOver};
 use crate::packet::Packet;
 use crate::statistics::add;
@@ -17,6 +17,11 @@ pub enum Event<'vi, D, O: Window = Mapping, M: Memory = Mapping> {
     Nothing,
     /// A packet came.
     Received(Packet<'vi, D, O, M>),
+    /// A lane has packets, where receives are [merged](Vi::merge_receives): [`Vi::receive_unbundle`] fetches them.
+    ReceivedMany {
+        /// Which.
+        lane: LaneId,
+    },
     /// Frames were sent; [`Vi::transmit_unbundle`] says which.
     Transmitted {
         /// How many completions wait.
@@ -53,6 +58,10 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         for _ in 0..lanes {
             let Some(lane) = self.receive.get(turn) else { break };
             while let Some(place) = events.get_mut(count) {
+                if self.merges.get() {
+                    count += self.poll_merged(lane, place);
+                    break;
+                }
                 match lane.receiver.take() {
                     Ok(Some(arrival)) => {
                         add(&self.counters.received_packets, 1);
@@ -62,10 +71,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
                     }
                     Ok(None) => break,
                     Err(LaneOver) => {
-                        if let Some(reason) = self.first_failure(&lane.told, lane.receiver.failure()) {
-                            *place = Event::ReceiveFailed { lane: lane_id(turn), reason };
-                            count += 1;
-                        }
+                        count += self.tell_failure(lane, place);
                         break;
                     }
                 }
@@ -80,20 +86,37 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         if self.others.get() { self.poll_others(events, count) } else { count }
     }
 
+    /// Tells of a lane that has packets, or is over; how many events that is.
+    #[inline(never)]
+    fn poll_merged<'vi>(&'vi self, lane: &ReceiveLane<O, M>, place: &mut Event<'vi, D, O, M>) -> usize {
+        match lane.receiver.has_event() {
+            Ok(true) => {
+                *place = Event::ReceivedMany { lane: lane.id };
+                1
+            }
+            Ok(false) => lane.receiver.idle().map_or_else(|LaneOver| self.tell_failure(lane, place), |()| 0),
+            Err(LaneOver) => self.tell_failure(lane, place),
+        }
+    }
+
+    /// Tells of a lane that is over, once; how many events that is.
+    #[cold]
+    fn tell_failure<'vi>(&'vi self, lane: &ReceiveLane<O, M>, place: &mut Event<'vi, D, O, M>) -> usize {
+        let Some(reason) = self.first_failure(&lane.told, lane.receiver.failure()) else { return 0 };
+        *place = Event::ReceiveFailed { lane: lane.id, reason };
+        1
+    }
+
     fn quiet(&self) -> bool {
-        self.completed.borrow().len() == self.told.get()
-            && self.software.borrow().is_empty()
-            && !self.overflow.get()
+        self.completed.all_told() && self.software.borrow().is_empty() && !self.overflow.get()
     }
 
     #[inline(never)]
     fn poll_others<'vi>(&'vi self, events: &mut [Event<'vi, D, O, M>], mut count: usize) -> usize {
-        let completed = self.completed.borrow().len();
-        if completed > self.told.get()
-            && let Some(place) = events.get_mut(count)
+        if let Some(place) = events.get_mut(count)
+            && let Some(waiting) = self.completed.tell()
         {
-            *place = Event::Transmitted { count: completed };
-            self.told.set(completed);
+            *place = Event::Transmitted { count: waiting };
             count += 1;
         }
         while let Some(place) = events.get_mut(count) {
@@ -113,7 +136,6 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     }
 
     /// A failure that was not told yet.
-    #[cold]
     fn first_failure(&self, told: &Cell<bool>, failure: Option<LaneError>) -> Option<LaneError> {
         if told.replace(true) {
             return None;

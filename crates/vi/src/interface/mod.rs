@@ -1,5 +1,6 @@
 //! The virtual interface: its lanes, and what belongs to all of them.
 
+mod completions;
 mod detach;
 mod events;
 mod receive;
@@ -15,14 +16,13 @@ use crate::domain::{PacketBuffer, ProtectionDomain, unique};
 use crate::lane::{Receiver, Sender};
 use crate::packet::RequestId;
 use crate::statistics::{Counters, Statistics};
+use completions::Completions;
 use shm::{Mapping, Memory, Window};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use transmit::SendLane;
 
-/// Completions that may wait for [`Vi::transmit_unbundle`]; with more, nothing is sent.
-const TRANSMITS: usize = 512;
 /// Software events that may wait for a poll.
 const SOFTWARE_EVENTS: usize = 64;
 
@@ -40,9 +40,9 @@ pub struct Vi<D, O: Window = Mapping, M: Memory = Mapping> {
     send: Vec<SendLane<O, M>>,
     /// The receiving lane that the next poll begins with.
     turn: Cell<usize>,
-    completed: RefCell<VecDeque<RequestId>>,
-    /// Completions that a poll has told of.
-    told: Cell<usize>,
+    /// Whether a poll tells of lanes that have packets, not of packets.
+    merges: Cell<bool>,
+    completed: Completions,
     software: RefCell<VecDeque<u16>>,
     overflow: Cell<bool>,
     /// Whether there may be an event that no lane tells of.
@@ -61,8 +61,8 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             receive: Vec::new(),
             send: Vec::new(),
             turn: Cell::new(0),
-            completed: RefCell::new(VecDeque::with_capacity(TRANSMITS)),
-            told: Cell::new(0),
+            merges: Cell::new(false),
+            completed: Completions::new(),
             software: RefCell::new(VecDeque::with_capacity(SOFTWARE_EVENTS)),
             overflow: Cell::new(false),
             others: Cell::new(false),
@@ -77,16 +77,18 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     pub fn attach_receiver(&mut self, receiver: Receiver<M, O>) -> (LaneId, Vec<PacketBuffer<D>>) {
         let number = unique();
         let geometry = *receiver.geometry();
-        let requests = (0..geometry.buffers).map(|_| Cell::default()).collect();
-        self.receive.push(ReceiveLane { receiver, number, requests, told: Cell::new(false) });
-        (last(self.receive.len()), PacketBuffer::all(self.domain, number, &geometry))
+        let requests = requests(geometry.buffers);
+        let id = lane_id(self.receive.len());
+        self.receive.push(ReceiveLane { receiver, id, number, requests, told: Cell::new(false) });
+        (id, PacketBuffer::all(self.domain, number, &geometry))
     }
 
     /// Sends on one more lane. `bell` wakes its receiver.
     pub fn attach_sender(&mut self, sender: Sender<O, M>, bell: Option<Bell>) -> LaneId {
-        let requests = RefCell::new(vec![RequestId(0); sender.geometry().slots as usize]);
+        let requests = requests(sender.geometry().slots);
+        let id = lane_id(self.send.len());
         self.send.push(SendLane { sender: RefCell::new(sender), bell, requests, told: Cell::new(false) });
-        last(self.send.len())
+        id
     }
 
     /// Puts a fresh lane in the place of one that is over.
@@ -95,7 +97,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// The new one, when there is no such place.
     pub fn replace_sender(&mut self, lane: LaneId, sender: Sender<O, M>) -> Result<(), Box<Sender<O, M>>> {
         let Some(place) = self.send.get_mut(lane.0 as usize) else { return Err(Box::new(sender)) };
-        place.requests = RefCell::new(vec![RequestId(0); sender.geometry().slots as usize]);
+        place.requests = requests(sender.geometry().slots);
         place.told.set(false);
         place.sender = RefCell::new(sender);
         Ok(())
@@ -118,9 +120,9 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     }
 }
 
-/// The number of the last of so many lanes.
-fn last(count: usize) -> LaneId {
-    lane_id(count.saturating_sub(1))
+/// A place for the number of each slot, or of each buffer.
+fn requests(places: u32) -> Vec<Cell<RequestId>> {
+    (0..places).map(|_| Cell::default()).collect()
 }
 
 fn lane_id(at: usize) -> LaneId {

@@ -3,7 +3,8 @@
 use super::{LaneId, Vi};
 use crate::domain::PacketBuffer;
 use crate::lane::{PostError, Receiver};
-use crate::packet::RequestId;
+use crate::packet::{Packet, RequestId};
+use crate::statistics::add;
 use shm::{Memory, Window};
 use std::cell::Cell;
 
@@ -11,6 +12,7 @@ use std::cell::Cell;
 #[derive(Debug)]
 pub(crate) struct ReceiveLane<O, M> {
     pub(super) receiver: Receiver<M, O>,
+    pub(super) id: LaneId,
     pub(super) number: u64,
     pub(super) requests: Vec<Cell<RequestId>>,
     pub(super) told: Cell<bool>,
@@ -20,6 +22,10 @@ impl<O: Window, M: Memory> ReceiveLane<O, M> {
     #[inline(always)]
     pub(crate) fn receiver(&self) -> &Receiver<M, O> {
         &self.receiver
+    }
+
+    pub(crate) fn id(&self) -> LaneId {
+        self.id
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -95,12 +101,39 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         Ok(())
     }
 
-    /// The length and the first 40 bytes of a frame whose payload is still on its way to a receiving lane, if its
-    /// sender announced it ([`transmit_ctpio`](Self::transmit_ctpio)) and it is the next to come. Nothing is taken:
-    /// the frame comes by a poll, and may differ.
+    /// The length and the first 40 bytes (padded with zeros) of the next frame of a receiving lane: of one that no poll
+    /// has told of yet, or of one whose payload is still on its way, if its sender announced it
+    /// ([`transmit_ctpio`](Self::transmit_ctpio)). Nothing is taken: the frame comes by a poll, and may differ.
     #[must_use]
     pub fn peek(&self, lane: LaneId) -> Option<(u32, [u8; 40])> {
         // A lane that is over is told by the next poll.
         self.receive.get(lane.0 as usize)?.receiver.peek().ok()?
+    }
+    /// Merged receive: from now on (or no more) a poll tells of a lane that has packets by one
+    /// [`Event::ReceivedMany`](crate::Event::ReceivedMany), and [`receive_unbundle`](Self::receive_unbundle) fetches them.
+    pub fn merge_receives(&self, merge: bool) {
+        self.merges.set(merge);
+    }
+
+    /// Takes packets of a receiving lane, in order, at most `most`, and gives each to `each`; how many. A lane that is
+    /// over is told by the next poll.
+    #[inline]
+    pub fn receive_unbundle<'vi>(
+        &'vi self,
+        lane: LaneId,
+        most: usize,
+        mut each: impl FnMut(Packet<'vi, D, O, M>),
+    ) -> usize {
+        let Some(lane) = self.receive.get(lane.0 as usize) else { return 0 };
+        let (mut count, mut bytes) = (0, 0);
+        while count < most {
+            let Ok(Some(arrival)) = lane.receiver.take() else { break };
+            bytes += arrival.body.len() as u64;
+            count += 1;
+            each(Packet::new(lane, self.domain, arrival));
+        }
+        add(&self.counters.received_packets, count as u64);
+        add(&self.counters.received_bytes, bytes);
+        count
     }
 }

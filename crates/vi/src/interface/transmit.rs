@@ -1,6 +1,6 @@
 //! Sending: frames staged and pushed, their completions, and what is lost when a lane is over.
 
-use super::{LaneId, TRANSMITS, Vi};
+use super::{LaneId, Vi};
 use crate::bell::Bell;
 use crate::lane::{Claim, LaneOver, Meta, SendError, Sender};
 use crate::packet::RequestId;
@@ -14,7 +14,7 @@ pub(super) struct SendLane<O, M> {
     pub(super) sender: RefCell<Sender<O, M>>,
     pub(super) bell: Option<Bell>,
     /// Whose frame a slot was last used for.
-    pub(super) requests: RefCell<Vec<RequestId>>,
+    pub(super) requests: Vec<Cell<RequestId>>,
     pub(super) told: Cell<bool>,
 }
 
@@ -130,14 +130,9 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     }
 
     /// Fetches the numbers of frames that were sent, oldest first; how many.
+    #[inline]
     pub fn transmit_unbundle(&self, requests: &mut [RequestId]) -> usize {
-        let mut completed = self.completed.borrow_mut();
-        let count = requests.len().min(completed.len());
-        for (to, from) in requests.iter_mut().zip(completed.drain(..count)) {
-            *to = from;
-        }
-        self.told.set(self.told.get().saturating_sub(count));
-        count
+        self.completed.fetch(requests)
     }
 
     /// Calls `each` with the number of every frame on a lane that its receiver had not taken when it said so last:
@@ -156,7 +151,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         let mut before = None;
         // Nothing is borrowed while the application's code runs: it may send again.
         for n in untaken {
-            let request = lane.requests.borrow().get(crate::bits::place(n & mask)).copied();
+            let request = lane.requests.get(crate::bits::place(n & mask)).map(Cell::get);
             if request != before {
                 request.into_iter().for_each(&mut each);
                 before = request;
@@ -217,8 +212,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         send: impl FnOnce(&mut Sender<O, M>) -> Result<T, SendError>,
     ) -> Result<(&SendLane<O, M>, T), TransmitError> {
         let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
-        let mut completed = self.completed.borrow_mut();
-        if completed.len() >= TRANSMITS {
+        if self.completed.is_full() {
             return Err(TransmitError::CompletionsWait);
         }
         let mut sender = lane.sender.borrow_mut();
@@ -233,13 +227,12 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             }
         };
         let mask = u64::from(sender.geometry().slots - 1);
-        let mut requests = lane.requests.borrow_mut();
         for n in first..sender.next_slot_number() {
-            if let Some(place) = requests.get_mut(crate::bits::place(n & mask)) {
-                *place = request;
+            if let Some(place) = lane.requests.get(crate::bits::place(n & mask)) {
+                place.set(request);
             }
         }
-        completed.push_back(request);
+        self.completed.put(request);
         self.others.set(true);
         add(&self.counters.sent_frames, 1);
         add(&self.counters.sent_bytes, bytes as u64);

@@ -35,6 +35,9 @@ const BUFFER: u8 = 2;
 const EARLY: u8 = 3;
 const TWO_LINES: u8 = 4;
 
+/// Where the kind stands in a last word; the lap follows.
+const KIND_SHIFT: u32 = 53;
+
 const START: u32 = 1 << 31;
 const CONTINUES: u32 = 1 << 30;
 const LENGTH: u32 = (1 << 17) - 1;
@@ -95,6 +98,12 @@ pub(crate) fn split(stamps: bool) -> usize {
     if stamps { STAMP } else { BODY_BYTES }
 }
 
+/// The last word of a frame that is in one line, without lap.
+#[inline(always)]
+pub(crate) fn one_line_word(len: usize, tail: u32, filter: FilterId) -> u64 {
+    tag(INLINE, len, filter) | u64::from(tail)
+}
+
 /// Last words of a short frame, without laps: of its first line and, if it has one, of its second.
 #[inline]
 pub(crate) fn short_words(len: usize, tails: [u32; 2], filter: FilterId, stamps: bool) -> (u64, Option<u64>) {
@@ -118,6 +127,7 @@ pub(crate) fn short_said(last: u64, geometry: &Geometry) -> Result<(u8, FilterId
     Ok((len + low8(base as u64), FilterId(low16(last >> 32) & FilterId::MOST)))
 }
 
+#[inline(always)]
 fn tag(kind: u8, inline: usize, filter: FilterId) -> u64 {
     (u64::from(kind) << 21 | (inline as u64) << 15 | u64::from(filter.0)) << 32
 }
@@ -147,6 +157,29 @@ impl Line {
         body
     }
 
+    /// Lap and kind of a last word: its first bits.
+    #[inline(always)]
+    pub(crate) fn begins(last: u64) -> u64 {
+        last >> KIND_SHIFT
+    }
+
+    /// What the last word of a frame in one line begins with.
+    pub(crate) fn one_line(lap: u8) -> u64 {
+        u64::from(lap) << 3 | u64::from(INLINE)
+    }
+
+    /// How many bytes of a short frame are in the line, by its last word; up to 63, whatever fits.
+    #[inline(always)]
+    pub(crate) fn short_len(last: u64) -> u32 {
+        low32(last >> 47 & 0x3F)
+    }
+
+    /// The filter in a last word.
+    #[inline(always)]
+    pub(crate) fn filter(last: u64) -> FilterId {
+        FilterId(low16(last >> 32) & FilterId::MOST)
+    }
+
     /// The lap of a last word from the wire.
     #[inline]
     pub(crate) fn lap(last: u64) -> u8 {
@@ -159,10 +192,10 @@ impl Line {
         matches!(low8(last >> 53 & 7), INLINE | TWO_LINES)
     }
 
-    /// The last word with its lap.
+    /// The last word with its lap, which is in its place already.
     #[inline]
-    pub(crate) fn word(&self, lap: u8) -> u64 {
-        self.last | u64::from(lap) << 56
+    pub(crate) fn word(&self, lap: u64) -> u64 {
+        self.last | lap
     }
 
     fn body_word(&self, index: usize) -> u64 {
@@ -251,7 +284,7 @@ mod tests {
         let said = line.said(&geometry).unwrap();
         assert_eq!((said, line.beginning()), (Said::Early { index: 9, len: 1500 }, [3; 40]));
         assert_eq!(line.meta(said).stamp, 77);
-        assert_eq!(Line::lap(line.word(0xAB)), 0xAB);
+        assert_eq!(Line::lap(line.word(0xAB << 56)), 0xAB);
     }
 
     #[test]

@@ -26,6 +26,7 @@
 //! sender that publishes on a lane with wake-ups makes a full fence, then looks whether it is armed.
 
 mod address;
+mod claim;
 mod event;
 mod geometry;
 #[cfg(all(test, loom))]
@@ -39,10 +40,11 @@ mod short;
 mod tests;
 
 pub use address::Address;
+pub use claim::Claim;
 pub use event::{FilterId, Meta};
 pub use geometry::{BadGeometry, Geometry};
 pub use receiver::{Arrival, Body, Holding, PostError, Receiver};
-pub use sender::{Claim, SendError, Sender};
+pub use sender::{SendError, Sender};
 pub use shared::{MappedReceiver, MappedSender, SharedLane, SharedLaneError};
 
 use shm::WindowError;

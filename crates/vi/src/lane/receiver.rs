@@ -1,6 +1,6 @@
 //! The receiving end of a lane.
 
-use super::event::{BODY_BYTES, EARLY_BYTES, LINE_BYTES, Line, STAMP, Said, short_said};
+use super::event::{BODY_BYTES, EARLY_BYTES, LINE_BYTES, LINE_FRAME, Line, STAMP, Said, short_said};
 use super::order::{Site, acquire, release, settle};
 use super::{BadGeometry, Geometry, LaneError, LaneOver, Meta, Nonsense, short};
 use crate::bits::{low32, place};
@@ -96,12 +96,17 @@ struct Next {
     at: usize,
     lap: u8,
     before: u8,
+    /// The first bits of the last word of a frame in one line: one comparison tells the usual case.
+    usual: u64,
 }
 
 impl Next {
     fn of(geometry: &Geometry, n: u64) -> Self {
         let at = geometry.slot_at(n) + BODY_BYTES;
-        Self { at, lap: Geometry::lap(n, geometry.slots), before: Geometry::lap_before(n, geometry.slots) }
+        let lap = Geometry::lap(n, geometry.slots);
+        // Lines with a time want a second look.
+        let usual = if geometry.stamps { u64::MAX } else { Line::one_line(lap) };
+        Self { at, lap, before: Geometry::lap_before(n, geometry.slots), usual }
     }
 
     /// The one after the `n`th: laps change at the first slot alone.
@@ -273,7 +278,6 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     }
 
     /// The last word of the next slot, if its line was written.
-    #[inline(always)]
     fn next_word(&self) -> Result<Option<u64>, LaneOver> {
         let next = self.next.get();
         let last = self.last_word(next.at, acquire(Site::SeeEvent))?;
@@ -306,6 +310,30 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     #[inline(always)]
     pub fn take(&self) -> Result<Option<Arrival>, LaneOver> {
         self.alive()?;
+        let next = self.next.get();
+        let last = self.last_word(next.at, acquire(Site::SeeEvent))?;
+        let n = self.taken.get();
+        if Line::begins(last) == next.usual
+            && Line::short_len(last) as usize <= LINE_FRAME
+            && n.wrapping_sub(self.let_go.get()) < u64::from(self.geometry.slots)
+        {
+            self.taken.set(n + 1);
+            self.next.set(next.after(&self.geometry, n));
+            let tails = [low32(last), 0];
+            let len = Line::short_len(last);
+            let body = Body { n, tails, index: 0, len, short: true, start: true, continues: false };
+            return Ok(Some(Arrival { meta: Meta { filter: Line::filter(last), ..Meta::default() }, body }));
+        }
+        if Line::lap(last) == next.before {
+            self.idle()?;
+            return Ok(None);
+        }
+        self.take_other()
+    }
+
+    /// The same, whatever it is that came.
+    #[inline(never)]
+    fn take_other(&self) -> Result<Option<Arrival>, LaneOver> {
         // Announcements are passed over, but no more of them than there are slots: a sender that keeps no credit could
         // announce without end.
         for _ in 0..self.geometry.slots {
@@ -324,7 +352,6 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         Ok(None)
     }
 
-    #[inline(always)]
     fn take_short(&self, n: u64, last: u64) -> Result<Arrival, LaneOver> {
         let (len, filter) = match short_said(last, &self.geometry) {
             Ok(said) => said,
@@ -376,8 +403,9 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         Ok(arrival)
     }
 
-    /// The length and the first 40 bytes of a frame whose payload is still on its way, if the sender announced one
-    /// and it is the next to come. What was peeked at is not taken.
+    /// The length and the first 40 bytes (padded with zeros) of the next frame, or of the part of one that is next: of one
+    /// that has come, or of one that the sender has announced and whose payload is still on its way. What was peeked
+    /// at is not taken.
     ///
     /// # Errors
     /// The lane is over.
@@ -385,17 +413,28 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         self.alive()?;
         let n = self.taken.get();
         let Some(last) = self.next_word()? else { return Ok(None) };
-        if Line::is_short(last) {
-            return Ok(None);
-        }
-        let line = self.line(n, last)?;
-        match line.said(&self.geometry).map_err(|nonsense| self.fail(nonsense.into()))? {
-            Said::Early { index, len } => {
-                self.posted(index)?;
-                Ok(Some((len, line.beginning())))
+        let mut beginning = [0; EARLY_BYTES];
+        let (len, at) = if Line::is_short(last) {
+            let (len, _) = short_said(last, &self.geometry).map_err(|nonsense| self.fail(nonsense.into()))?;
+            (u32::from(len), self.geometry.slot_at(n))
+        } else {
+            let line = self.line(n, last)?;
+            match line.said(&self.geometry).map_err(|nonsense| self.fail(nonsense.into()))? {
+                Said::Early { index, len } => {
+                    self.posted(index)?;
+                    return Ok(Some((len, line.beginning())));
+                }
+                Said::Buffer { index, len, .. } => {
+                    self.posted(index)?;
+                    (len, self.geometry.buffer_at(index))
+                }
+                Said::Short { .. } => return Ok(None),
             }
-            Said::Short { .. } | Said::Buffer { .. } => Ok(None),
-        }
+        };
+        // The first line of a short frame holds more of it than this.
+        let some = beginning.get_mut(..(len as usize).min(EARLY_BYTES)).unwrap_or_default();
+        self.memory.read(at, some).map_err(|error| self.fail(error.into()))?;
+        Ok(Some((len, beginning)))
     }
 
     /// Takes the `n`th slot, which is the next one.
@@ -479,8 +518,12 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         Ok(())
     }
 
+    /// Tells the sender what was let go since it was told last, and gives it the buffers that were.
+    ///
+    /// # Errors
+    /// The lane is over.
     #[inline]
-    fn idle(&self) -> Result<(), LaneOver> {
+    pub(crate) fn idle(&self) -> Result<(), LaneOver> {
         if self.let_go.get() != self.credited.get() {
             self.credit()?;
         }

@@ -1,23 +1,23 @@
 //! The sending end of a lane.
 
-use super::event::{BODY_BYTES, LINE_FRAME, Line, STAMP, short_words};
+use super::event::{BODY_BYTES, LINE_FRAME, Line, STAMP, one_line_word, short_words};
 use super::order::{Site, acquire, fence, release};
 use super::short;
 use super::{Address, BadGeometry, Geometry, LaneError, Meta, Nonsense};
-use crate::bits::low8;
 use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Events that may wait for a push; one more pushes them all.
-const BATCH: usize = 64;
+const BATCH: u32 = 64;
 
-/// What was staged.
-#[derive(Debug, Clone, Copy)]
-enum Staged {
-    /// A short frame, in private memory: a slot whose line is written in two steps would travel twice.
-    Short { frame: [u8; 2 * LINE_FRAME], len: u8, meta: Meta },
-    /// The event of a frame that is in its buffer already.
-    Event(Line),
+/// The first line that waits for a push. It alone is kept back: a receiver looks at the next slot and at none behind it, so
+/// those that follow are written to their slots at once, tags and all. Only of the first one nothing may be written,
+/// since a line that is written in two steps while it is looked at travels twice.
+#[derive(Debug)]
+struct Held {
+    body: [u8; BODY_BYTES],
+    /// With its lap.
+    last: u64,
 }
 
 /// Why a frame was not sent. The lane is as it was.
@@ -42,39 +42,30 @@ pub enum SendError {
     Failed(#[from] LaneError),
 }
 
-/// A posted buffer of the receiver that the sender may fill at leisure, before it says so.
-///
-/// A claim that is dropped keeps its buffer from both ends for good: give it to [`Sender::publish`] or
-/// [`Sender::give_back`].
-#[must_use = "a claimed buffer is lost to the lane until it is published or given back"]
-#[derive(Debug)]
-pub struct Claim {
-    lane: u64,
-    index: u32,
-}
-
 /// The sending end. `O` leads into the receive area, `M` is the return area.
 #[derive(Debug)]
 pub struct Sender<O, M> {
     outbound: O,
     inbound: M,
-    geometry: Geometry,
+    pub(super) geometry: Geometry,
     /// Tells claims of different lanes apart.
-    number: u64,
-    /// Slots written, ever.
-    published: u64,
-    /// The lap that the next slot belongs to.
-    lap: u8,
+    pub(super) number: u64,
+    /// Slots that a receiver may see, ever.
+    pub(super) published: u64,
+    /// Slots written, ever, and the one kept back: the next line goes to this one.
+    pub(super) next: u64,
+    /// The lap that the next slot belongs to, where it stands in a last word.
+    lap: u64,
     /// Slots that the receiver has taken, as it said last.
     taken: u64,
     /// Posted buffers seen, ever.
     seen: u64,
     /// Posted buffers in hand. The last one is used first: its lines are warm.
-    free: Vec<u32>,
-    /// Events that wait for a push.
-    staged: Vec<Staged>,
-    /// Slots that they will take.
-    staged_slots: u64,
+    pub(super) free: Vec<u32>,
+    /// Frames that wait for a push.
+    staged: u32,
+    /// The first line of them.
+    held: Held,
     /// Payloads from this length on are streamed past the caches.
     stream_from: usize,
     /// Whether a streamed copy waits for its fence.
@@ -82,6 +73,8 @@ pub struct Sender<O, M> {
     /// The arming that was answered last.
     woken: u64,
     failed: Option<LaneError>,
+    /// Whether the lane works and its lines carry no times.
+    usual: bool,
 }
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -102,16 +95,18 @@ impl<O: Window, M: Memory> Sender<O, M> {
             geometry,
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             published: 0,
-            lap: Geometry::lap(0, geometry.slots),
+            next: 0,
+            lap: lap(0, &geometry),
             taken: 0,
             seen: 0,
             free: Vec::with_capacity(geometry.buffers as usize),
-            staged: Vec::with_capacity(BATCH),
-            staged_slots: 0,
+            staged: 0,
+            held: Held { body: [0; BODY_BYTES], last: 0 },
             stream_from: usize::MAX,
             streamed: false,
             woken: 0,
             failed: None,
+            usual: !geometry.stamps,
         })
     }
 
@@ -163,9 +158,21 @@ impl<O: Window, M: Memory> Sender<O, M> {
     /// [`SendError`], and nothing of this frame was sent.
     #[inline]
     pub fn send(&mut self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
-        if frame.len() <= self.geometry.short_most() && self.staged.is_empty() {
+        let room = self.next.wrapping_sub(self.taken) < u64::from(self.geometry.slots);
+        if frame.len() <= LINE_FRAME && self.usual && room && self.next == self.published {
+            self.put_line(frame, meta)?;
+            self.published = self.next;
+            return Ok(self.armed()?);
+        }
+        self.send_other(frame, meta)
+    }
+
+    #[inline(never)]
+    fn send_other(&mut self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
+        if frame.len() <= self.geometry.short_most() && self.next == self.published {
             self.need_slots(self.short_slots(frame.len()))?;
             self.put_short(frame, meta)?;
+            self.published = self.next;
             return Ok(self.armed()?);
         }
         self.stage(&[frame], meta)?;
@@ -181,7 +188,9 @@ impl<O: Window, M: Memory> Sender<O, M> {
     pub fn stage(&mut self, parts: &[&[u8]], meta: Meta) -> Result<(), SendError> {
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
         if len <= self.geometry.short_most() {
-            self.need_slots(self.short_slots(len))?;
+            if let [frame] = parts {
+                return self.stage_short(frame, meta);
+            }
             let mut frame = [0; 2 * LINE_FRAME];
             let mut left = frame.get_mut(..len).unwrap_or_default();
             for part in parts {
@@ -189,14 +198,13 @@ impl<O: Window, M: Memory> Sender<O, M> {
                 now.copy_from_slice(part);
                 left = later;
             }
-            let len = low8(len as u64);
-            return self.stage_event(Staged::Short { frame, len, meta });
+            return self.stage_short(frame.get(..len).unwrap_or_default(), meta);
         }
         self.scatter(len, meta, |sender, at, from, bytes| sender.gather(at, parts, from, bytes))
     }
 
-    /// Stages a frame that lies in shared memory, at `at` of `source`. It is copied once, through a few lines of
-    /// private memory.
+    /// Stages a frame that lies in shared memory, at `at` of `source`. Between two mappings each byte is copied once, from
+    /// there into the receiver's buffer; other windows are copied through a few lines of private memory.
     ///
     /// # Errors
     /// [`SendError`], and nothing of this frame was sent.
@@ -211,19 +219,9 @@ impl<O: Window, M: Memory> Sender<O, M> {
             let mut frame = [0; 2 * LINE_FRAME];
             let frame = frame.get_mut(..len).unwrap_or_default();
             source.read(at, frame).map_err(LaneError::from)?;
-            return self.stage(&[frame], meta);
+            return self.stage_short(frame, meta);
         }
-        self.scatter(len, meta, |sender, to, from, bytes| {
-            let mut through = [0; 512];
-            let mut done = 0;
-            while done < bytes {
-                let some = through.get_mut(..(bytes - done).min(512)).unwrap_or_default();
-                source.read(at + from + done, some)?;
-                sender.store(to + done, some)?;
-                done += some.len();
-            }
-            Ok(())
-        })
+        self.scatter(len, meta, |sender, to, from, bytes| sender.carry(source, at + from, to, bytes))
     }
 
     /// Publishes the events of all staged frames. True: the receiver sleeps and is to be woken.
@@ -240,92 +238,17 @@ impl<O: Window, M: Memory> Sender<O, M> {
     /// Which slot, counted from the lane's first, the next frame begins at.
     #[inline]
     pub(crate) fn next_slot_number(&self) -> u64 {
-        self.published + self.staged_slots
+        self.next
     }
 
     /// Slots, counted from the lane's first, whose frames the receiver had not let go when it said so last.
     pub(crate) fn untaken(&self) -> std::ops::Range<u64> {
-        self.taken..self.next_slot_number()
+        self.taken..self.next
     }
 
     /// How many frames' events are staged.
     pub fn staged(&self) -> usize {
-        self.staged.len()
-    }
-
-    /// Takes a posted buffer to fill it before it is known what becomes of it.
-    ///
-    /// # Errors
-    /// [`SendError::Full`] when none is posted.
-    pub fn claim(&mut self) -> Result<Claim, SendError> {
-        self.need_buffers(1)?;
-        let index = self.free.pop().ok_or(SendError::Full)?;
-        Ok(Claim { lane: self.number, index })
-    }
-
-    /// Copies into a claimed buffer, `at` bytes from its beginning. It may be called again, to patch.
-    ///
-    /// # Errors
-    /// [`SendError::TooLong`] behind the end of the buffer.
-    pub fn fill(&mut self, claim: &Claim, at: usize, data: &[u8]) -> Result<(), SendError> {
-        self.alive()?;
-        self.ours(claim)?;
-        let most = self.geometry.buffer_bytes as usize;
-        let end = at.saturating_add(data.len());
-        if end > most {
-            return Err(SendError::TooLong { bytes: end, most });
-        }
-        self.store(self.geometry.buffer_at(claim.index) + at, data)?;
-        Ok(())
-    }
-
-    /// Says early that a frame of `len` bytes will be in a claimed buffer and how it begins (its first 40 bytes are
-    /// taken): a receiver may peek at it. Published at once.
-    ///
-    /// # Errors
-    /// [`SendError`]; nothing was said.
-    pub fn announce(
-        &mut self,
-        claim: &Claim,
-        len: usize,
-        beginning: &[u8],
-        meta: Meta,
-    ) -> Result<(), SendError> {
-        self.ours(claim)?;
-        let len = self.buffer_len(len)?;
-        self.publish_staged()?;
-        self.need_slots(1)?;
-        let address = self.address(claim.index)?;
-        self.put(&Line::early(address, len, beginning, meta))?;
-        Ok(())
-    }
-
-    /// Stages the event of a frame that lies in a claimed buffer.
-    ///
-    /// # Errors
-    /// [`SendError`], with the claim.
-    pub fn publish(&mut self, claim: Claim, len: usize, meta: Meta) -> Result<(), (Claim, SendError)> {
-        let staged = self.ours(&claim).and_then(|()| {
-            let len = self.buffer_len(len)?;
-            self.need_slots(1)?;
-            let address = self.address(claim.index)?;
-            self.stage_event(Staged::Event(Line::buffer(address, len, true, false, meta)))
-        });
-        staged.map_err(|error| (claim, error))
-    }
-
-    /// Gives a claimed buffer back: the next frame may use it.
-    ///
-    /// # Errors
-    /// [`SendError::ForeignClaim`], with the claim.
-    pub fn give_back(&mut self, claim: Claim) -> Result<(), (Claim, SendError)> {
-        match self.ours(&claim) {
-            Ok(()) => {
-                self.free.push(claim.index);
-                Ok(())
-            }
-            Err(error) => Err((claim, error)),
-        }
+        self.staged as usize
     }
 
     /// Runs the way of a send without sending: writes the frame to the next slot (its first 120 bytes at most), all but
@@ -336,31 +259,29 @@ impl<O: Window, M: Memory> Sender<O, M> {
     pub fn warm(&mut self, frame: &[u8]) -> Result<(), SendError> {
         let frame = frame.get(..self.geometry.short_most()).unwrap_or(frame);
         self.need_slots(self.short_slots(frame.len()))?;
-        let stored = short::store(&self.outbound, &self.geometry, self.published, frame);
+        let stored = short::store(&self.outbound, &self.geometry, self.next, frame);
         stored.map_err(|error| self.fail(error.into()))?;
         Ok(())
     }
 
-    /// Slots in use or promised to staged events.
+    /// Slots in use, by staged frames too.
+    #[inline(always)]
     fn used(&self) -> u64 {
-        self.published - self.taken + self.staged_slots
+        self.next - self.taken
     }
 
     #[inline]
-    fn alive(&self) -> Result<(), LaneError> {
+    pub(super) fn alive(&self) -> Result<(), LaneError> {
         self.failed.map_or(Ok(()), Err)
     }
 
     #[cold]
     fn fail(&mut self, error: LaneError) -> LaneError {
+        self.usual = false;
         *self.failed.get_or_insert(error)
     }
 
-    fn ours(&self, claim: &Claim) -> Result<(), SendError> {
-        if claim.lane == self.number { Ok(()) } else { Err(SendError::ForeignClaim) }
-    }
-
-    fn buffer_len(&self, bytes: usize) -> Result<u32, SendError> {
+    pub(super) fn buffer_len(&self, bytes: usize) -> Result<u32, SendError> {
         let most = self.geometry.buffer_bytes;
         u32::try_from(bytes)
             .ok()
@@ -368,13 +289,13 @@ impl<O: Window, M: Memory> Sender<O, M> {
             .ok_or(SendError::TooLong { bytes, most: most as usize })
     }
 
-    fn address(&self, index: u32) -> Result<Address, LaneError> {
+    pub(super) fn address(&self, index: u32) -> Result<Address, LaneError> {
         // Every index in hand was checked when it came; this says so again, without a panic.
         self.geometry.address(index).ok_or(LaneError::Nonsense(Nonsense::TooManyBuffers))
     }
 
     #[inline(always)]
-    fn need_slots(&mut self, count: u64) -> Result<(), SendError> {
+    pub(super) fn need_slots(&mut self, count: u64) -> Result<(), SendError> {
         self.alive()?;
         if self.used() + count <= u64::from(self.geometry.slots) { Ok(()) } else { self.wait_slots(count) }
     }
@@ -385,7 +306,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
         if self.used() + count <= u64::from(self.geometry.slots) { Ok(()) } else { Err(SendError::Full) }
     }
 
-    fn need_buffers(&mut self, count: usize) -> Result<(), SendError> {
+    pub(super) fn need_buffers(&mut self, count: usize) -> Result<(), SendError> {
         self.alive()?;
         if self.free.len() < count {
             self.look_for_buffers()?;
@@ -459,7 +380,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
             let address = self.address(index)?;
             let bytes = self.buffer_len(bytes)?;
             let line = Line::buffer(address, bytes, part == 0, part + 1 < parts, meta);
-            self.stage_event(Staged::Event(line))?;
+            self.stage_line(&line)?;
         }
         Ok(())
     }
@@ -481,8 +402,26 @@ impl<O: Window, M: Memory> Sender<O, M> {
         Ok(())
     }
 
+    /// Copies from shared memory into the receive area.
+    fn carry(&mut self, source: &impl Memory, at: usize, to: usize, bytes: usize) -> Result<(), LaneError> {
+        if bytes < self.stream_from
+            && let (Some(from), Some(into)) = (source.as_mapping(), self.outbound.as_mapping())
+        {
+            return shm::transfer(from, at, into, to, bytes).map_err(|_| WindowError::OutOfBounds.into());
+        }
+        let mut through = [0; 512];
+        let mut done = 0;
+        while done < bytes {
+            let some = through.get_mut(..(bytes - done).min(512)).unwrap_or_default();
+            source.read(at + done, some)?;
+            self.store(to + done, some)?;
+            done += some.len();
+        }
+        Ok(())
+    }
+
     #[inline]
-    fn store(&mut self, at: usize, data: &[u8]) -> Result<(), LaneError> {
+    pub(super) fn store(&mut self, at: usize, data: &[u8]) -> Result<(), LaneError> {
         let stored = if data.len() >= self.stream_from {
             self.streamed = true;
             self.outbound.write_by(Routine::Stream, at, data)
@@ -493,37 +432,56 @@ impl<O: Window, M: Memory> Sender<O, M> {
     }
 
     #[inline]
-    fn stage_event(&mut self, event: Staged) -> Result<(), SendError> {
-        if self.staged.len() >= BATCH {
-            self.publish_staged()?;
+    fn stage_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), SendError> {
+        self.need_slots(self.short_slots(frame.len()))?;
+        self.make_room()?;
+        if self.next == self.published {
+            self.hold_short(frame, meta)?;
+        } else if frame.len() <= LINE_FRAME && self.usual {
+            self.put_line(frame, meta)?;
+        } else {
+            self.put_short(frame, meta)?;
         }
-        self.staged_slots += match event {
-            Staged::Short { len, .. } => self.short_slots(usize::from(len)),
-            Staged::Event(_) => 1,
-        };
-        self.staged.push(event);
+        self.staged += 1;
         Ok(())
     }
 
-    fn publish_staged(&mut self) -> Result<(), LaneError> {
+    #[inline]
+    pub(super) fn stage_line(&mut self, line: &Line) -> Result<(), SendError> {
+        self.make_room()?;
+        if self.next != self.published {
+            self.put(line)?;
+        } else {
+            self.held = Held { body: line.body, last: line.word(self.lap) };
+            self.next_slot();
+        }
+        self.staged += 1;
+        Ok(())
+    }
+
+    /// Pushes what is staged when as much waits as may.
+    #[inline]
+    fn make_room(&mut self) -> Result<(), LaneError> {
+        if self.staged >= BATCH { self.publish_staged() } else { Ok(()) }
+    }
+
+    #[inline]
+    pub(super) fn publish_staged(&mut self) -> Result<(), LaneError> {
+        if self.next == self.published {
+            return Ok(());
+        }
         if self.streamed {
             self.outbound.flush().map_err(|error| self.fail(error.into()))?;
             self.streamed = false;
         }
-        let before = self.published;
-        // Taken out while it is read, and put back for its memory.
-        let mut staged = std::mem::take(&mut self.staged);
-        let put = staged.iter().try_for_each(|event| match event {
-            Staged::Short { frame, len, meta } => {
-                self.put_short(frame.get(..usize::from(*len)).unwrap_or_default(), *meta)
-            }
-            Staged::Event(line) => self.put(line),
+        // The tag of the first one orders all that were written before it.
+        let at = self.geometry.slot_at(self.published);
+        let stored = self.outbound.write(at, &self.held.body).and_then(|()| {
+            self.outbound.store_u64(at + BODY_BYTES, self.held.last, release(Site::PublishEvent))
         });
-        staged.clear();
-        self.staged = staged;
-        // If one failed, it and those behind it still count as not taken.
-        self.staged_slots = self.staged_slots.saturating_sub(self.published - before);
-        put?;
+        stored.map_err(|error| self.fail(error.into()))?;
+        self.published = self.next;
+        self.staged = 0;
         Ok(())
     }
 
@@ -531,6 +489,18 @@ impl<O: Window, M: Memory> Sender<O, M> {
     #[inline]
     fn short_slots(&self, len: usize) -> u64 {
         if len > self.geometry.line_most() { 2 } else { 1 }
+    }
+
+    /// Writes a frame that fits one line without a time into the next slot.
+    #[inline(always)]
+    fn put_line(&mut self, frame: &[u8], meta: Meta) -> Result<(), LaneError> {
+        let at = self.geometry.slot_at(self.next);
+        let last = one_line_word(frame.len(), short::tail(frame), meta.filter) | self.lap;
+        let stored = short::store_line(&self.outbound, at, frame)
+            .and_then(|()| self.outbound.store_u64(at + BODY_BYTES, last, release(Site::PublishEvent)));
+        stored.map_err(|error| self.fail(error.into()))?;
+        self.next_slot();
+        Ok(())
     }
 
     /// Writes a short frame into the next slot, or the next two: the last word of the first one last.
@@ -541,14 +511,14 @@ impl<O: Window, M: Memory> Sender<O, M> {
 
     #[inline(always)]
     fn store_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), WindowError> {
-        let (n, stamps) = (self.published, self.geometry.stamps);
+        let (n, stamps) = (self.next, self.geometry.stamps);
         let (first, second) = short_words(frame.len(), short::tails(frame, stamps), meta.filter, stamps);
-        let first = first | u64::from(self.lap) << 56;
+        let first = first | self.lap;
         let at = self.geometry.slot_at(n);
         self.next_slot();
         if let Some(second) = second {
             // The first line's last word orders this one too.
-            let word = second | u64::from(self.lap) << 56;
+            let word = second | self.lap;
             self.outbound.store_u64(self.geometry.slot_at(n + 1) + BODY_BYTES, word, StoreOrder::Relaxed)?;
             self.next_slot();
         }
@@ -559,22 +529,39 @@ impl<O: Window, M: Memory> Sender<O, M> {
         self.outbound.store_u64(at + BODY_BYTES, first, release(Site::PublishEvent))
     }
 
+    /// Keeps the first line of a short frame back, and writes the second, if there is one.
+    fn hold_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), LaneError> {
+        let (n, stamps) = (self.next, self.geometry.stamps);
+        let (first, second) = short_words(frame.len(), short::tails(frame, stamps), meta.filter, stamps);
+        self.held.last = first | self.lap;
+        short::first(frame, stamps, meta.stamp, &mut self.held.body);
+        self.next_slot();
+        if let Some(second) = second {
+            let at = self.geometry.slot_at(n + 1);
+            let stored = self.outbound.write(at, short::second(frame, stamps)).and_then(|()| {
+                self.outbound.store_u64(at + BODY_BYTES, second | self.lap, StoreOrder::Relaxed)
+            });
+            stored.map_err(|error| self.fail(error.into()))?;
+            self.next_slot();
+        }
+        Ok(())
+    }
+
     /// Counts a slot; laps change at the first one alone.
-    #[inline]
+    #[inline(always)]
     fn next_slot(&mut self) {
-        self.published += 1;
-        if self.published & u64::from(self.geometry.slots - 1) == 0 {
-            self.lap = Geometry::lap(self.published, self.geometry.slots);
+        self.next += 1;
+        if self.next & u64::from(self.geometry.slots - 1) == 0 {
+            self.lap = lap(self.next, &self.geometry);
         }
     }
 
     /// Writes a line into the next slot: its last word last.
     #[inline]
-    fn put(&mut self, line: &Line) -> Result<(), LaneError> {
-        let at = self.geometry.slot_at(self.published);
+    pub(super) fn put(&mut self, line: &Line) -> Result<(), LaneError> {
+        let at = self.geometry.slot_at(self.next);
         let stored = self.outbound.write(at, &line.body).and_then(|()| {
-            let last = at + line.body.len();
-            self.outbound.store_u64(last, line.word(self.lap), release(Site::PublishEvent))
+            self.outbound.store_u64(at + BODY_BYTES, line.word(self.lap), release(Site::PublishEvent))
         });
         stored.map_err(|error| self.fail(error.into()))?;
         self.next_slot();
@@ -594,4 +581,10 @@ impl<O: Window, M: Memory> Sender<O, M> {
         self.woken = armed;
         Ok(wake)
     }
+}
+
+/// The lap of the `n`th slot ever, where it stands in a last word.
+#[cold]
+fn lap(n: u64, geometry: &Geometry) -> u64 {
+    u64::from(Geometry::lap(n, geometry.slots)) << 56
 }

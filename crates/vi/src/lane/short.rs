@@ -6,7 +6,7 @@
 //! ```
 
 use super::Geometry;
-use super::event::{BODY_BYTES, TAIL_BYTES, split};
+use super::event::{BODY_BYTES, STAMP, TAIL_BYTES, split};
 use shm::{Memory, Window, WindowError};
 
 /// Cuts a frame into its four pieces.
@@ -27,10 +27,41 @@ fn word(bytes: &[u8]) -> u32 {
     }
 }
 
+/// What the last word of its line holds of a frame that fits one without a time.
+#[inline(always)]
+pub(crate) fn tail(frame: &[u8]) -> u32 {
+    frame.get(BODY_BYTES..).map_or(0, word)
+}
+
+/// Stores such a frame into the line at `at`, all but the last word.
+#[inline(always)]
+pub(crate) fn store_line(window: &impl Window, at: usize, frame: &[u8]) -> Result<(), WindowError> {
+    // A whole first part has a length that the compiler knows.
+    match frame.first_chunk::<BODY_BYTES>() {
+        Some(whole) => window.write(at, whole),
+        None => window.write(at, frame),
+    }
+}
+
 /// What the last words of its slots hold of a frame.
 #[inline(always)]
 pub(crate) fn tails(frame: &[u8], stamps: bool) -> [u32; 2] {
     pieces(frame, stamps).1
+}
+
+/// The first line of a short frame, all but its last word, padded with zeros.
+pub(crate) fn first(frame: &[u8], stamps: bool, stamp: u64, line: &mut [u8; BODY_BYTES]) {
+    let ([first, _], _) = pieces(frame, stamps);
+    *line = [0; BODY_BYTES];
+    line.iter_mut().zip(first).for_each(|(to, &from)| *to = from);
+    if stamps {
+        line.iter_mut().skip(STAMP).zip(stamp.to_le_bytes()).for_each(|(to, from)| *to = from);
+    }
+}
+
+/// What the second line of a short frame holds of it, all but its last word.
+pub(crate) fn second(frame: &[u8], stamps: bool) -> &[u8] {
+    pieces(frame, stamps).0[1]
 }
 
 /// Stores a frame of at most [`Geometry::short_most`] bytes into the `n`th slot and perhaps the one after, all but
@@ -69,16 +100,30 @@ pub(crate) fn load(
         return memory.read(geometry.slot_at(n) + at, out);
     }
     if at == 0
-        && let Some((whole, rest)) = out.split_first_chunk_mut::<BODY_BYTES>()
         && first == BODY_BYTES
-        && let tail = tails[0].to_le_bytes()
-        && rest.len() <= tail.len()
+        && let Some((whole, rest)) = out.split_first_chunk_mut::<BODY_BYTES>()
     {
         memory.read(geometry.slot_at(n), whole)?;
-        rest.iter_mut().zip(tail).for_each(|(to, from)| *to = from);
-        return Ok(());
+        let Some((tail, rest)) = rest.split_first_chunk_mut() else {
+            copy(tails[0], rest);
+            return Ok(());
+        };
+        // One store: bytes that are stored one by one cannot be loaded again as a word at once.
+        *tail = tails[0].to_le_bytes();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let (second, last) = rest.split_at_mut(rest.len().min(BODY_BYTES));
+        copy(tails[1], last);
+        return memory.read(geometry.slot_at(n + 1), second);
     }
     load_pieces(memory, geometry, n, tails, at, out)
+}
+
+/// As many bytes of a word as there is room for.
+#[inline(always)]
+fn copy(word: u32, out: &mut [u8]) {
+    out.iter_mut().zip(word.to_le_bytes()).for_each(|(to, from)| *to = from);
 }
 
 /// The same, of bytes that lie in more than one piece.

@@ -241,7 +241,7 @@ fn areas_that_are_too_short_are_refused() {
 /// Writes a line as a lying sender would, with the lap of slot 0.
 fn forge(lane: &Lane, line: &Line, lap: u8) {
     lane.receive_area.write(0, &line.body).unwrap();
-    lane.receive_area.store_u64(56, line.word(lap), StoreOrder::Release).unwrap();
+    lane.receive_area.store_u64(56, line.word(u64::from(lap) << 56), StoreOrder::Release).unwrap();
 }
 
 fn fails_for_ever(lane: &Lane, reason: Nonsense) {
@@ -286,7 +286,7 @@ fn a_buffer_that_is_filled_twice_is_found_out() {
     let index = lane.receiver.take().unwrap().unwrap().body.buffer().unwrap();
     let line = Line::buffer(SHAPE.address(index).unwrap(), 64, true, false, Meta::default());
     lane.receive_area.write(64, &line.body).unwrap();
-    lane.receive_area.store_u64(120, line.word(1), StoreOrder::Release).unwrap();
+    lane.receive_area.store_u64(120, line.word(1 << 56), StoreOrder::Release).unwrap();
     fails_for_ever(&lane, Nonsense::NotPosted(index));
 }
 
@@ -298,7 +298,9 @@ fn a_sender_that_announces_without_end_holds_nobody() {
     for round in 0..3 {
         for slot in 0..4 {
             lane.receive_area.write(slot * 64, &line.body).unwrap();
-            lane.receive_area.store_u64(slot * 64 + 56, line.word(round + 1), StoreOrder::Release).unwrap();
+            lane.receive_area
+                .store_u64(slot * 64 + 56, line.word((round + 1) << 56), StoreOrder::Release)
+                .unwrap();
         }
         assert_eq!(lane.receiver.take(), Ok(None));
     }

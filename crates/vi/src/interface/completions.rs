@@ -1,0 +1,111 @@
+//! Completions: the numbers of frames that were sent, until the application fetches them.
+
+use crate::bits::place;
+use crate::packet::RequestId;
+use std::cell::Cell;
+
+/// How many may wait; with more, nothing is sent. A power of two.
+const MOST: usize = 512;
+
+/// A ring of numbers.
+#[derive(Debug)]
+pub(super) struct Completions {
+    ring: Box<[Cell<RequestId>]>,
+    /// Numbers put in, ever.
+    put: Cell<u64>,
+    /// Numbers fetched, ever.
+    fetched: Cell<u64>,
+    /// Of those put in, how many a poll has told of.
+    told: Cell<u64>,
+}
+
+impl Completions {
+    pub(super) fn new() -> Self {
+        Self {
+            ring: (0..MOST).map(|_| Cell::default()).collect(),
+            put: Cell::new(0),
+            fetched: Cell::new(0),
+            told: Cell::new(0),
+        }
+    }
+
+    fn place(&self, n: u64) -> Option<&Cell<RequestId>> {
+        self.ring.get(place(n) & (MOST - 1))
+    }
+
+    /// How many wait.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        place(self.put.get() - self.fetched.get())
+    }
+
+    /// Whether there is no room for one more.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.len() >= MOST
+    }
+
+    /// Puts one in; the caller has asked whether there is room.
+    #[inline]
+    pub(super) fn put(&self, request: RequestId) {
+        let n = self.put.get();
+        if let Some(place) = self.place(n) {
+            place.set(request);
+        }
+        self.put.set(n + 1);
+    }
+
+    /// Fetches the oldest, as many as `requests` has room for.
+    #[inline]
+    pub(super) fn fetch(&self, requests: &mut [RequestId]) -> usize {
+        let count = requests.len().min(self.len());
+        let first = self.fetched.get();
+        for (n, to) in (first..).zip(requests.iter_mut().take(count)) {
+            *to = self.place(n).map_or(RequestId(0), Cell::get);
+        }
+        self.fetched.set(first + count as u64);
+        self.told.set(self.told.get().max(self.fetched.get()));
+        count
+    }
+
+    /// How many wait, if there are some that no poll has told of; from now on they count as told.
+    pub(super) fn tell(&self) -> Option<usize> {
+        (!self.all_told()).then(|| {
+            self.told.set(self.put.get());
+            self.len()
+        })
+    }
+
+    /// Whether a poll has told of all.
+    pub(super) fn all_told(&self) -> bool {
+        self.told.get() == self.put.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_come_out_in_order_and_are_told_of_once() {
+        let completions = Completions::new();
+        let mut out = [RequestId(0); 300];
+        for round in 0..4 {
+            assert_eq!(completions.tell(), None);
+            for n in 0..MOST as u32 {
+                assert!(!completions.is_full());
+                completions.put(RequestId(round * 1000 + n));
+            }
+            assert!(completions.is_full());
+            assert_eq!((completions.tell(), completions.tell()), (Some(MOST), None));
+            assert_eq!(completions.fetch(&mut out), 300);
+            assert_eq!((out[0], out[299]), (RequestId(round * 1000), RequestId(round * 1000 + 299)));
+            assert_eq!(completions.fetch(&mut out), MOST - 300);
+            assert_eq!(out[0], RequestId(round * 1000 + 300));
+            assert_eq!(completions.fetch(&mut out), 0);
+        }
+        completions.put(RequestId(1));
+        assert_eq!(completions.fetch(&mut out), 1);
+        assert_eq!(completions.tell(), None, "what was fetched needs not be told of");
+    }
+}
