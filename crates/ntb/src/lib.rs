@@ -81,6 +81,7 @@ pub mod addresses;
 mod async_events;
 mod bridge;
 pub mod conformance;
+mod divided;
 pub mod dma;
 mod error;
 mod events;
@@ -99,6 +100,7 @@ pub use self::vfio_user::VfioUser;
 #[cfg(feature = "tokio")]
 pub use async_events::AsyncEvents;
 pub use bridge::{Bridge, DoorbellTarget, Link, Port, Speed, Width, WindowAlign};
+pub use divided::{DividedMemory, Planter};
 pub use error::{BridgeError, OpenError};
 pub use events::Events;
 pub use function::{BarIndex, DeviceAddress, FunctionError, PciFunction};

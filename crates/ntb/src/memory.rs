@@ -7,6 +7,7 @@ use shm::{
 };
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Takes a mapping that is to be unmapped, and sees to it that nobody replaces its pages at that moment.
@@ -16,6 +17,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub trait Unmapper: fmt::Debug + Send + Sync {
     /// Drops the mapping of a file, which device and inode name.
     fn unmap(&self, file: (u64, u64), mapping: Mapping);
+
+    /// The file that lies under byte `at` of the mapped file now, and which of its bytes, where that is known.
+    fn under(&self, file: (u64, u64), at: u64) -> Option<(Arc<OwnedFd>, u64)> {
+        let _ = (file, at);
+        None
+    }
 }
 
 /// A mapping that may be unmapped only in agreement with whoever replaces its pages.
@@ -37,6 +44,14 @@ impl Mapped {
     #[must_use]
     pub fn overlaid(file: (u64, u64), mapping: Mapping, unmapper: Arc<dyn Unmapper>) -> Self {
         Self { mapping: Some(mapping), unmapper: Some((file, unmapper)) }
+    }
+
+    /// The file that lies under byte `at` now, and which of its bytes: for another process that is to reach these pages
+    /// and no others. None where no file of its own lies there.
+    #[must_use]
+    pub fn under(&self, at: u64) -> Option<(Arc<OwnedFd>, u64)> {
+        let (file, unmapper) = self.unmapper.as_ref()?;
+        unmapper.under(*file, at)
     }
 
     fn inner(&self) -> Result<&Mapping, WindowError> {

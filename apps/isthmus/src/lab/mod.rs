@@ -4,7 +4,7 @@ mod arguments;
 mod conformance;
 mod copy;
 mod perf;
-mod progress;
+pub(crate) mod progress;
 mod start;
 mod test;
 

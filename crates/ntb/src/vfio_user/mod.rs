@@ -3,6 +3,7 @@
 mod overlay;
 
 use crate::addresses::{AddressSpace, place_bars};
+use crate::divided::{DividedMemory, Planter};
 use crate::memory::{BarMapping, BarMappings, DmaMemory, DmaProvider, Mapped, Registrar, Unmapper};
 use crate::{BarIndex, DeviceAddress, FunctionError, PciFunction};
 use ntb_spec::function;
@@ -156,6 +157,13 @@ impl PciFunction for VfioUser {
         })
     }
 
+    fn dma_divide(&self, bytes: u64, align_bytes: u64) -> Result<DividedMemory, FunctionError> {
+        let none = || FunctionError::NoAddress { bytes };
+        let bytes = bytes.max(1).checked_next_multiple_of(PAGE).ok_or_else(none)?;
+        let address = self.session.lock_addresses().take(bytes, align_bytes.max(PAGE))?;
+        Ok(DividedMemory::new(address, bytes, Arc::clone(&self.session) as Arc<dyn Planter>))
+    }
+
     fn enable_vectors(&self, eventfds: &[BorrowedFd<'_>]) -> Result<(), FunctionError> {
         let count = self.session.ask(|client| client.irq_info(IrqIndex::MSIX))?.count;
         if usize::try_from(count).is_ok_and(|count| count < eventfds.len()) {
@@ -190,6 +198,21 @@ impl Session {
 
     fn lock_addresses(&self) -> MutexGuard<'_, AddressSpace> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Planter for Session {
+    fn plant(&self, address: DeviceAddress, file: &SharedFile) -> Result<(), FunctionError> {
+        let (iova, size) = (DmaAddr(address.0), file.bytes());
+        let map = DmaMap { iova, size, fd_offset: 0, readable: true, writeable: true };
+        self.ask(|client| client.dma_map(map, Some(file.as_fd())))
+    }
+
+    fn uproot(&self, address: DeviceAddress, bytes: u64) {
+        let unmap = DmaUnmap::Range { iova: DmaAddr(address.0), size: bytes };
+        if let Err(error) = self.ask(|client| client.dma_unmap(unmap)) {
+            tracing::debug!(%error, %address, "a file could not be withdrawn");
+        }
     }
 }
 

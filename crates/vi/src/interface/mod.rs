@@ -1,5 +1,6 @@
 //! The virtual interface: its lanes, and what belongs to all of them.
 
+mod detach;
 mod events;
 mod receive;
 mod transmit;
