@@ -1,5 +1,4 @@
 //! The suite of `ntb`, run over sockets on a twin in a process of its own; and who may not open these.
-#![expect(clippy::print_stderr, reason = "a test that is left out says so")]
 
 use ntb::conformance::{Failure, Outcome, Testbed, run};
 use ntb::{FunctionError, PciFunction, Port, VfioUser};
