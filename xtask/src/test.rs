@@ -125,6 +125,11 @@ fn with_guests(workspace: &Workspace) -> Vec<Step> {
             advice: "What the process said, and the guest's console, are above.",
         },
         Step {
+            name: "lab test --vfio",
+            work: Work::Cargo(Cargo::new("run --release --locked -- lab test --vfio").minutes(6)),
+            advice: "What the suite or the process said, and the guests' consoles, are above.",
+        },
+        Step {
             name: "lab perf",
             work: Work::Cargo(perf.into_file(report::path(workspace))),
             advice: "Both consoles and the registers of both ports are above.",
