@@ -1,6 +1,7 @@
 //! `isthmus perf`: what crossing costs, measured beside what it would cost without a bridge.
 
 mod doorbell;
+mod net;
 mod plot;
 mod report;
 mod sweep;
@@ -24,6 +25,7 @@ Example:
   isthmus perf window --json --plot w.svg
   isthmus perf doorbell                        doorbell to wake-up, beside a bare eventfd
   isthmus perf sweep --plot sweep.svg          the framework's rings, 8 KiB to 2 MiB, beside memcpy
+  isthmus perf net                             TCP through `isthmus net`, beside veth
 
 Each figure and its reference are taken in turns of some milliseconds; of the pairs of turns, the quicker half is kept,
 since other programs' work only ever slows a turn down.")]
@@ -57,6 +59,16 @@ enum Bench {
         #[command(flatten)]
         output: Output,
     },
+    /// TCP between two hosts with an interface of `isthmus net` each, beside veth; pings and a flood on request
+    #[command(after_help = "\
+Example:
+  isthmus perf net                             five turns across the bridge and over veth, one after the other
+  isthmus perf net --offloads                  every offload with MTUs of 1500, 9000 and 65521
+  isthmus perf net --pings 100000 --flood
+
+It makes two network namespaces, which takes root, ip, nsenter, ping and iperf3. Exit status 1: a ping was lost, or a frame between
+the two TAPs; what the kernel drops at either end of a flood is counted and told.")]
+    Net(net::Arguments),
     /// The process opposite a sweep
     #[command(hide = true)]
     SweepFar {
@@ -89,6 +101,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         return served;
     }
     let (report, output) = match &arguments.bench {
+        Some(Bench::Net(arguments)) => return net::run(arguments),
         Some(Bench::Window { window, mw_size, output }) => {
             (window::measure(*window, mw_size.bytes(), output.time_ms)?, output)
         }
@@ -98,9 +111,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             return sweep::serve(*own, *theirs, *paper).map(|()| Outcome::Done);
         }
         None => {
-            anyhow::bail!(
-                "say what to measure: isthmus perf window, isthmus perf doorbell or isthmus perf sweep"
-            )
+            anyhow::bail!("say what to measure: isthmus perf window, doorbell, sweep or net")
         }
     };
     if let Some(path) = &output.plot {
