@@ -121,7 +121,7 @@ fn with_guests(workspace: &Workspace) -> Vec<Step> {
         },
         Step {
             name: "lab test --peer",
-            work: Work::Cargo(Cargo::new("run --release --locked -- lab test --peer").minutes(5)),
+            work: Work::Cargo(Cargo::new("run --release --locked -- lab test --peer").minutes(8)),
             advice: "What the process said, and the guest's console, are above.",
         },
         Step {
