@@ -2,10 +2,10 @@
 
 mod doorbell;
 mod latency;
+mod net;
 mod placed;
 mod placed_plot;
 mod rate;
-mod net;
 mod report;
 mod sweep;
 mod turns;
