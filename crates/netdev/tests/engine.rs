@@ -87,7 +87,8 @@ fn channels(hosts: &[Host; 2]) -> (Outbound, [cells::Channel<Outbound, Inbound>;
         .map(|link| link.open("x", setup.clone()).unwrap())
         .collect();
     // Stores through a window of messages arrive when the twin has read them.
-    while !openings.iter_mut().fold(true, |up, opening| opening.poll().unwrap() && up) {
+    while !openings.iter_mut().map(|opening| opening.poll().unwrap()).collect::<Vec<_>>().iter().all(|up| *up)
+    {
         std::thread::yield_now();
     }
     let there = openings.pop().unwrap().wait(PATIENCE).unwrap();

@@ -154,9 +154,9 @@ impl Window for Watched {
 }
 
 /// The memories of one lane, and its two ends.
-fn lane(
-    geometry: Geometry,
-) -> (Arc<Heap>, Arc<Heap>, Sender<Watched, Arc<Heap>>, Receiver<Arc<Heap>, Watched>) {
+type Lane = (Arc<Heap>, Arc<Heap>, Sender<Watched, Arc<Heap>>, Receiver<Arc<Heap>, Watched>);
+
+fn lane(geometry: Geometry) -> Lane {
     let heap = |bytes: u64| Arc::new(Heap::new(usize::try_from(bytes).expect("small")));
     let (area, back) = (heap(geometry.receive_bytes()), heap(geometry.return_bytes()));
     let towards = |heap: &Arc<Heap>, sends| Watched { heap: Arc::clone(heap), geometry, sends };
@@ -523,7 +523,7 @@ mod tests {
             ("buffer-too-long", 1 << 56 | 2 << 53 | 129),
         ] {
             // The address of the first buffer of the lane's region, so that what is told is what the name says.
-            let address = if name == "outside" { 9 << 40 | 7 * 128 } else { 9 << 40 };
+            let address = if name == "outside" { 9 << 40 | (7 * 128) } else { 9 << 40 };
             add(name, 0x02, &[&eight(&[12, 0, 0], address), &eight(&[12, 0, 7], last), poll, poll]);
         }
         add(

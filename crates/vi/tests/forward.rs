@@ -79,8 +79,9 @@ fn short_and_jumbo_frames_are_forwarded_too() {
     let first = join(&mut source, &mut inside);
     let second = join(&mut outside, &mut sink);
     let mut seen = vec![0; 2048];
-    for len in [0, 1, 60, 61, 64, 120] {
-        let frame = vec![len as u8 ^ 0x55; len];
+    for len in [0_u8, 1, 60, 61, 64, 120] {
+        let frame = vec![len ^ 0x55; len.into()];
+        let len = frame.len();
         source.transmit(first, &frame, Meta::default(), RequestId(0)).unwrap();
         assert_eq!(forward(&inside, &outside, second), 1);
         let mut events = [Event::Nothing];

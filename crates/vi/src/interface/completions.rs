@@ -92,7 +92,7 @@ mod tests {
         let mut out = [RequestId(0); 300];
         for round in 0..4 {
             assert_eq!(completions.tell(), None);
-            for n in 0..MOST as u32 {
+            for n in (0..).take(MOST) {
                 assert!(!completions.is_full());
                 completions.put(RequestId(round * 1000 + n));
             }
