@@ -1,6 +1,6 @@
 //! One guest, and at the twin's other port a process: `lab test --peer`.
 //!
-//! The process is `isthmus peer linux`, as a user starts it, and then `isthmus net --linux` ([`device`]). The guest runs stock
+//! The process is `isthmus peer linux`, as a user starts it, and then `isthmus net --linux` (`device`). The guest runs stock
 //! ntb_transport and ntb_netdev.
 
 mod device;
