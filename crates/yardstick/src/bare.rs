@@ -13,10 +13,12 @@ pub const MOST_LINES: usize = 24;
 const MOST: usize = MOST_LINES * 64;
 /// Places of a bare ring: as many as an interface's lanes have by default.
 const PLACES: u64 = 256;
+/// The same as a number of things in memory.
+const PLACE_COUNT: usize = 256;
 /// Bytes of each side: all places, and one line for the credit behind them.
 const AREA: u64 = PLACES * MOST as u64 + 4096;
 /// The credit: how many of the other side's frames were taken, in the sender's own memory.
-const CREDIT: usize = PLACES as usize * MOST;
+const CREDIT: usize = PLACE_COUNT * MOST;
 
 /// Why bare memory could not be had or used.
 #[derive(Debug, thiserror::Error)]
