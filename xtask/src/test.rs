@@ -121,8 +121,13 @@ fn with_guests(workspace: &Workspace) -> Vec<Step> {
         },
         Step {
             name: "lab test --peer",
-            work: Work::Cargo(Cargo::new("run --release --locked -- lab test --peer").minutes(5)),
+            work: Work::Cargo(Cargo::new("run --release --locked -- lab test --peer").minutes(8)),
             advice: "What the process said, and the guest's console, are above.",
+        },
+        Step {
+            name: "lab test --vfio",
+            work: Work::Cargo(Cargo::new("run --release --locked -- lab test --vfio").minutes(6)),
+            advice: "What the suite or the process said, and the guests' consoles, are above.",
         },
         Step {
             name: "lab perf",

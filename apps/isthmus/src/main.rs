@@ -16,6 +16,7 @@ mod opposite;
 mod overlay;
 mod peer_command;
 mod perf;
+mod port_choice;
 mod soak;
 mod status;
 mod stop;

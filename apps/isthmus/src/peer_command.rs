@@ -1,10 +1,10 @@
 //! `isthmus peer`: a process at a port of the twin, opposite a guest.
 
 use crate::Outcome;
+use crate::port_choice::PortChoice;
 use ::lab::trouble::UnderTest;
 use anyhow::{Context, bail};
 use linux_transport::Config;
-use ntb::{Gen3, VfioUser};
 use peer::ethernet::{ECHO_HEADER_BYTES, Mac};
 use peer::raw::Plan;
 use peer::script::Script;
@@ -15,7 +15,6 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A process opposite a guest: the reference for people who debug their own transports
@@ -38,6 +37,7 @@ Examples:
   isthmus peer linux --port /tmp/b.sock --frames 100000     so many frames each way, every byte compared
   isthmus peer linux --port /tmp/b.sock --tap ntb0          the guest's network, on this machine (root)
   isthmus peer linux --port /tmp/b.sock --script bad.toml   misbehave by rule
+  isthmus peer linux --vfio 0000:01:00.0 --dump             by an NTB of this machine that is bound to vfio-pci
 
 In the guest: modprobe ntb_hw_intel ntb_transport ntb_netdev; ip addr add 10.0.77.1/24 dev eth0; ip link set eth0 up
 
@@ -53,12 +53,8 @@ A script:
 
 Exit 1 when no queue pair comes up in time, or a raw test loses or breaks a frame.")]
 struct LinuxArguments {
-    /// The socket of the twin's port
-    #[arg(long, value_name = "PATH")]
-    port: PathBuf,
-    /// The twin's control socket: with it, windows may be memory (modes alias, direct)
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
+    #[command(flatten)]
+    port: PortChoice,
     /// Print every word of the hand-shake and every frame
     #[arg(long)]
     dump: bool,
@@ -145,10 +141,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let Protocol::Linux(arguments) = &arguments.protocol;
     let settings = settings(arguments)?;
     let stop = crate::stop::on_signal().context("SIGTERM and SIGINT cannot be watched")?;
-    let port = VfioUser::connect(&arguments.port, arguments.control.as_deref())?;
-    let bridge = Gen3::open(Arc::new(port)).with_context(|| format!("at {}", arguments.port.display()))?;
+    let bridge = arguments.port.open()?;
     let mut tell = |line: &str| say(arguments.json, line);
-    let report = match peer::run(Arc::new(bridge), &settings, stop.as_fd(), &mut tell) {
+    let report = match peer::run(bridge, &settings, stop.as_fd(), &mut tell) {
         Err(error @ PeerError::NotUp { .. }) => return Err(UnderTest(error.to_string()).into()),
         report => report?,
     };

@@ -6,6 +6,7 @@
 //!                                                 └── Guest×2 QEMU, console, channel ◀── virtio-serial ──▶ agent
 //!  Pair ──▶ perf::measure ──▶ Report          Pair ──▶ selftest::run ──▶ Report
 //!  Plan ──▶ opposite::run: one guest, and a process at the other port
+//!  Plan ──▶ vfio::suite, vfio::opposite: a process in a guest, which drives the guest's device
 //!  Pair or a lab that is up ──▶ Access ──▶ run, terminal
 //! ```
 //!
@@ -42,4 +43,5 @@ pub mod terminal;
 pub mod trouble;
 pub mod twin;
 pub mod up;
+pub mod vfio;
 pub mod windows;

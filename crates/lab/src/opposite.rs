@@ -1,6 +1,11 @@
 //! One guest, and at the twin's other port a process: `lab test --peer`.
 //!
-//! The process is `isthmus peer linux`, as a user starts it. The guest runs stock ntb_transport and ntb_netdev.
+//! The process is `isthmus peer linux`, as a user starts it, and then `isthmus net --linux` ([`device`]). The guest runs stock
+//! ntb_transport and ntb_netdev.
+
+mod device;
+
+pub use device::DeviceReport;
 
 use crate::guest::{Guest, Switchboard};
 use crate::health;
@@ -43,13 +48,17 @@ pub struct Extent {
     pub guest_turns: u32,
     /// Whether rebooting is one of these ways; that takes the longest.
     pub reboots: bool,
+    /// How often each end goes in the test of the network device.
+    pub device_turns: u32,
 }
 
 impl Extent {
     /// Enough to see that it works.
-    pub const QUICK: Self = Self { frames: 2000, restarts: 2, guest_turns: 1, reboots: false };
+    pub const QUICK: Self =
+        Self { frames: 2000, restarts: 2, guest_turns: 1, reboots: false, device_turns: 1 };
     /// Before a release.
-    pub const FULL: Self = Self { frames: 100_000, restarts: 20, guest_turns: 5, reboots: true };
+    pub const FULL: Self =
+        Self { frames: 100_000, restarts: 20, guest_turns: 5, reboots: true, device_turns: 3 };
 }
 
 /// How a guest comes and goes.
@@ -68,7 +77,7 @@ impl Turn {
 }
 
 /// What held, of one kernel and one window mode.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Version of QEMU.
     pub qemu: String,
@@ -92,6 +101,8 @@ pub struct Report {
     pub reboots: bool,
     /// How long that took, in milliseconds.
     pub guest_turns_ms: u64,
+    /// The same guest opposite `isthmus net --linux`; none where this machine does not permit it.
+    pub device: Option<DeviceReport>,
 }
 
 impl Report {
@@ -115,7 +126,20 @@ impl fmt::Display for Report {
         ] {
             writeln!(f, "  passed {times:>6} x {what:<46}{:>6} s", ms / 1000)?;
         }
-        Ok(())
+        let Some(device) = &self.device else {
+            return writeln!(f, "  left out: isthmus net --linux, which this machine does not permit");
+        };
+        let DeviceReport { pings, to_guest_mbits_per_s, from_guest_mbits_per_s, kills, ms, .. } = device;
+        for (times, what) in [
+            (*pings, "isthmus net --linux: pings each way, 0 lost".to_owned()),
+            (*kills, "it is killed, the guest switches, and reboots".to_owned()),
+        ] {
+            writeln!(f, "  passed {times:>6} x {what:<46}{:>6} s", ms / 1000)?;
+        }
+        writeln!(
+            f,
+            "  TCP opposite isthmus net: {to_guest_mbits_per_s:.0} Mbit/s into the guest, {from_guest_mbits_per_s:.0} out of it"
+        )
     }
 }
 
@@ -195,6 +219,15 @@ impl Lab {
         let restarts_ms = steps::millis(begun.elapsed());
         let begun = Instant::now();
         self.guest_turns(extent, tell)?;
+        let guest_turns_ms = steps::millis(begun.elapsed());
+        let device = match device::obstacle() {
+            None => Some(self.device(extent.device_turns, tell).context("opposite isthmus net --linux")?),
+            Some(why) if std::env::var_os("CI").is_some() => bail!("CI must permit isthmus net: {why}"),
+            Some(why) => {
+                tracing::warn!("isthmus net --linux is left out: {why}");
+                None
+            }
+        };
         let (major, minor, micro) = self.plan.qemu.version;
         Ok(Report {
             qemu: format!("{major}.{minor}.{micro}"),
@@ -207,7 +240,8 @@ impl Lab {
             restarts_ms,
             guest_turns: extent.guest_turns,
             reboots: extent.reboots,
-            guest_turns_ms: steps::millis(begun.elapsed()),
+            guest_turns_ms,
+            device,
         })
     }
 
@@ -387,6 +421,15 @@ mod tests {
             guest_turns: 1,
             reboots: false,
             guest_turns_ms: 9999,
+            device: Some(DeviceReport {
+                pings: 50,
+                to_guest_mbits_per_s: 210.4,
+                from_guest_mbits_per_s: 99.6,
+                kills: 1,
+                switches: 1,
+                reboots: 1,
+                ms: 61_000,
+            }),
         };
         let text = report.to_string();
         let lines: Vec<_> = text.lines().collect();
@@ -395,5 +438,9 @@ mod tests {
             lines[1].starts_with("  passed   2000 x frames each way, 0 lost") && lines[1].ends_with("  3 s")
         );
         assert!(lines[3].contains("1 x the guest goes: device, drivers  ") && lines[3].ends_with("  9 s"));
+        assert!(lines[4].contains("50 x isthmus net --linux: pings each way, 0 lost"), "{text}");
+        assert_eq!(lines[6], "  TCP opposite isthmus net: 210 Mbit/s into the guest, 100 out of it");
+        let without = Report { device: None, ..report }.to_string();
+        assert!(without.contains("left out: isthmus net --linux"));
     }
 }

@@ -73,6 +73,17 @@ impl fmt::Display for Side {
     }
 }
 
+/// What a process in guest a drives by VFIO. The guest has an IOMMU for it then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vfio {
+    /// Nothing: the guests' kernels have the devices.
+    Nothing,
+    /// Its own port.
+    Port,
+    /// Both ports, which are both in this guest.
+    BothPorts,
+}
+
 /// Choices that all runs share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -84,6 +95,8 @@ pub struct Options {
     pub windows: Windows,
     /// Whether each guest has an I/OAT engine beside its NTB.
     pub dma: bool,
+    /// What a process in guest a drives.
+    pub vfio: Vfio,
     /// Whether the guests are joined by a virtio-net device as well, to compare with.
     pub virtio_net: bool,
     /// Whether QEMU tells perf which guest code its translated code is.
@@ -107,6 +120,7 @@ impl Default for Options {
             series: Series::V6_12,
             windows: Window::Trap.into(),
             dma: false,
+            vfio: Vfio::Nothing,
             virtio_net: false,
             perfmap: false,
             overlay: None,

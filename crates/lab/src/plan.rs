@@ -3,7 +3,9 @@
 use crate::agent::PORT_NAME;
 use crate::artifacts::{GuestImage, Qemu};
 use crate::kvm;
-use crate::options::{Accel, MAX_STOCK_WINDOW_BYTES, MIN_NETWORK_WINDOW_BYTES, Options, Side, show_size};
+use crate::options::{
+    Accel, MAX_STOCK_WINDOW_BYTES, MIN_NETWORK_WINDOW_BYTES, Options, Side, Vfio, show_size,
+};
 use crate::process::CommandLine;
 use serde_json::json;
 use std::fmt;
@@ -114,7 +116,14 @@ impl Plan {
         // Threads by name: for whoever looks with ps, top or perf.
         command.args(["-name", &format!("isthmus-{side},debug-threads=on")]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
-        command.args(["-machine", "q35,memory-backend=mem"]);
+        if self.has_iommu(side) {
+            // The IOMMU before what it translates for. Without remapping of interrupts KVM needs no split controller;
+            // with caching-mode QEMU hears of each mapping that is made.
+            command.args(["-machine", "q35,memory-backend=mem,kernel-irqchip=off"]);
+            command.args(["-device", "intel-iommu,intremap=off,caching-mode=on"]);
+        } else {
+            command.args(["-machine", "q35,memory-backend=mem"]);
+        }
         command.args(["-object", &format!("memory-backend-memfd,id=mem,size={memory}M,share=on")]);
         command.args(["-m", &format!("{memory}M")]);
         // TCG's largest model has a fifth level of page tables, which costs much and gives nothing here.
@@ -135,9 +144,7 @@ impl Plan {
             command.args(["-chardev", &format!("socket,id=gdb,path={gdb},server=on,wait=off")]);
             command.args(["-gdb", "chardev:gdb"]);
         }
-        let devices = [("ntb", self.port_socket(side)), ("ioat", self.engine_socket(side))];
-        let count = if self.options.dma { 2 } else { 1 };
-        for (slot, (name, path)) in (1..).zip(devices.into_iter().take(count)) {
+        for (slot, (name, path)) in (1..).zip(self.devices(side)) {
             let bus = format!("rp{slot}");
             command.args(["-device", &format!("pcie-root-port,id={bus},chassis={slot}")]);
             let device = json!({
@@ -161,13 +168,31 @@ impl Plan {
         CommandLine::new(&command)
     }
 
+    /// Whether a guest has an IOMMU.
+    fn has_iommu(&self, side: Side) -> bool {
+        side == Side::A && self.options.vfio != Vfio::Nothing
+    }
+
+    /// What of the twin a guest has, in the order of its buses: a name, and the socket.
+    fn devices(&self, side: Side) -> Vec<(&'static str, PathBuf)> {
+        let mut devices = vec![("ntb", self.port_socket(side))];
+        if self.options.dma {
+            devices.push(("ioat", self.engine_socket(side)));
+        }
+        if side == Side::A && self.options.vfio == Vfio::BothPorts {
+            devices.push(("ntb-b", self.port_socket(Side::B)));
+        }
+        devices
+    }
+
     fn kernel_arguments(&self, side: Side) -> String {
         // With symbols at fixed addresses gdb finds them; without, the kernel stays as distributions run it.
         let fixed = if self.options.gdb == Some(side) { " nokaslr" } else { "" };
         // A BAR that a driver holds may be mapped by others as well: the copy loop of `lab perf` does it. And an
         // emulated guest on a busy machine may fail the check that its timer ticks ten times in a while, and panic.
         let relaxed = "iomem=relaxed no_timer_check";
-        format!("console=ttyS0 log_buf_len=4M isthmus.side={side} {relaxed}{fixed}")
+        let iommu = if self.has_iommu(side) { " intel_iommu=on" } else { "" };
+        format!("console=ttyS0 log_buf_len=4M isthmus.side={side} {relaxed}{iommu}{fixed}")
     }
 
     /// The accelerators to try, in order.
@@ -289,6 +314,22 @@ pub(crate) mod tests {
         ] {
             assert!(guest.contains(part), "no {part} in:\n{guest}");
         }
+    }
+
+    #[test]
+    fn a_guest_that_gives_its_devices_away_has_an_iommu() {
+        let guest =
+            |vfio, side| sample(Options { vfio, ..Options::default() }).guest(side, Accel::Tcg).to_string();
+        for vfio in [Vfio::Port, Vfio::BothPorts] {
+            let a = guest(vfio, Side::A);
+            let (iommu, ntb) = (a.find("intel-iommu").unwrap(), a.find("vfio-user-pci").unwrap());
+            assert!(iommu < ntb && a.contains("intel_iommu=on"), "{a}");
+            assert_eq!(a.contains("port-b.sock"), vfio == Vfio::BothPorts);
+        }
+        for side in Side::BOTH {
+            assert!(!guest(Vfio::Nothing, side).contains("iommu"));
+        }
+        assert!(!guest(Vfio::Port, Side::B).contains("intel"));
     }
 
     #[test]

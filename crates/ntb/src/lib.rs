@@ -86,6 +86,8 @@ pub mod dma;
 mod error;
 mod events;
 mod function;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gen3;
 mod memory;
 mod queue;

@@ -1,10 +1,12 @@
-//! The suite of `ntb`, run over sockets on a twin in a process of its own.
+//! The suite of `ntb`, run over sockets on a twin in a process of its own; and who may not open these.
 
 use ntb::conformance::{Failure, Outcome, Testbed, run};
 use ntb::{FunctionError, PciFunction, Port, VfioUser};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -15,6 +17,10 @@ use twin_server::{Endpoint, Options, Server, WindowMode};
 /// The environment of a twin's process: its directory and its mode.
 const DIRECTORY: &str = "ISTHMUS_TEST_TWIN";
 const MODE: &str = "ISTHMUS_TEST_MODE";
+/// The environment of a process without rights: the directory of a twin that it may see and not use.
+const FORBIDDEN: &str = "ISTHMUS_TEST_FORBIDDEN";
+/// `nobody` of every distribution.
+const NOBODY: u32 = 65534;
 
 /// Not a test but the body of a twin's process; among the tests it does nothing. It says one line when it listens, and ends
 /// with its standard input.
@@ -117,4 +123,47 @@ fn alias_windows() {
 #[test]
 fn direct_windows() {
     passes_in(WindowMode::Direct);
+}
+
+/// Not a test but the body of a process of another user, which says one letter for each socket that it is kept from.
+#[test]
+fn somebody_else() {
+    let Some(directory) = std::env::var_os(FORBIDDEN).map(PathBuf::from) else { return };
+    let (port, control) = (directory.join("a"), directory.join("control"));
+    for (control, named) in [(None, &port), (Some(&*control), &control)] {
+        let refused = VfioUser::connect(&port, control).unwrap_err();
+        assert!(matches!(&refused, FunctionError::Permission { path } if path == named), "{refused}");
+        rustix::io::write(std::io::stdin(), b"!").unwrap();
+    }
+}
+
+#[test]
+fn who_may_not_open_the_sockets_is_told_so() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let apart = Apart::new(WindowMode::Direct);
+    // Anybody may look for the sockets, and nobody else may connect.
+    let open_to_all = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(apart.directory.path(), open_to_all).unwrap();
+    for socket in ["a", "control"] {
+        let closed = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(apart.directory.path().join(socket), closed).unwrap();
+    }
+    let (said, says) = UnixStream::pair().unwrap();
+    // By this name it is found wherever the build is, also where another user may not look.
+    let output = Command::new("/proc/self/exe")
+        .args(["--exact", "somebody_else"])
+        .env(FORBIDDEN, apart.directory.path())
+        .stdin(OwnedFd::from(says))
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let mut letters = [0; 8];
+    assert_eq!(rustix::io::read(&said, &mut letters), Ok(2), "it was kept from both");
+    // The owner is not.
+    drop(apart.connect(Port::Usd).unwrap());
 }

@@ -26,6 +26,10 @@
 //! Mode *alias*: it replaces the receiver's memory wherever this process maps it, and here the twin maps it too, and unmaps it
 //! when it likes. Give it a twin in a process of its own.
 //!
+//! A DMA engine, and mode *dma*, which needs one: an engine is served by the event loop of `twin-server`, which gives it turns, a
+//! worker's eventfd and the order among the messages of four sessions; here there is neither loop nor session. `isthmus twin --dma-a`
+//! serves one, which `ntb::dma::Ioat` drives over its socket; in one process `ntb::dma::CpuCopy` is the same trait.
+//!
 //! # Invariants
 //! 1. A port has one driver at a time; the next gets a port that is as after power-on.
 //! 2. When a call returns, what it did is done: a window that a write opened is open, memory that was taken back is out of

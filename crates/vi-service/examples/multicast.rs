@@ -8,6 +8,8 @@
 //!
 //! Each datagram is taken to begin with a number, little-endian, of 8 bytes: gaps are counted.
 
+#![expect(clippy::print_stdout, reason = "an example prints")]
+
 use std::path::Path;
 use vi::filter::{Filter, Transport};
 use vi::udp::UDP_HEADER_BYTES;

@@ -26,6 +26,7 @@ struct Place {
 #[derive(Debug)]
 struct Source {
     lane: Lane,
+    peer: ViId,
     /// Nobody sends on it any more.
     ending: bool,
 }
@@ -87,6 +88,16 @@ impl<D> Attachment<D> {
         self.sends.iter().position(|place| place.peer == peer).map(lane_id)
     }
 
+    /// The interface of the peer that a lane to send on leads to.
+    pub fn peer_of(&self, lane: LaneId) -> Option<ViId> {
+        self.sends.get(lane.0 as usize).map(|place| place.peer)
+    }
+
+    /// Whether what that interface of the peer sends arrives: who has a lane to send on may have it earlier than its receiver.
+    pub fn hears(&self, peer: ViId) -> bool {
+        self.receives.iter().any(|source| source.peer == peer && !source.ending)
+    }
+
     /// Frames that came although no filter of this interface takes them: dropped.
     pub fn strangers(&self) -> u64 {
         self.strangers.get()
@@ -113,11 +124,17 @@ impl<D> Attachment<D> {
         Ok(())
     }
 
-    pub(crate) fn receives(&mut self, lane: Lane, geometry: Geometry, end: Files) -> io::Result<()> {
+    pub(crate) fn receives(
+        &mut self,
+        lane: Lane,
+        peer: ViId,
+        geometry: Geometry,
+        end: Files,
+    ) -> io::Result<()> {
         let (receive, returned) = end.map(geometry)?;
         let receiver = Receiver::new(geometry, receive, returned).map_err(io::Error::other)?;
         let (_, buffers) = self.vi.attach_receiver(receiver);
-        self.receives.push(Source { lane, ending: false });
+        self.receives.push(Source { lane, peer, ending: false });
         for buffer in buffers {
             let request = RequestId(buffer.index());
             // Fresh buffers of this very lane.

@@ -20,6 +20,9 @@ use vi::{Bell, Event, ProtectionDomain, RequestId, Steered, TransmitError, Vi};
 /// Bytes of the page by which the service says that there is news.
 pub(crate) const NEWS_BYTES: u64 = 4096;
 
+/// How long to wait in one piece for what the service says.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// How a client introduces itself.
 #[derive(Debug, Clone, Default)]
 pub struct ClientOptions {
@@ -239,9 +242,9 @@ impl<D> Client<D> {
                 let bell = Bell::from_descriptor(file()?)?;
                 self.attachment.may_send(lane, peer, self.geometry, end, bell)?;
             }
-            Notice::Receives { lane } => {
+            Notice::Receives { lane, peer } => {
                 let end = Files { receive: file()?, returned: file()? };
-                self.attachment.receives(lane, self.geometry, end)?;
+                self.attachment.receives(lane, peer, self.geometry, end)?;
             }
             Notice::NoMoreSending(lane) => self.attachment.no_more_sending(lane),
             Notice::NoMoreReceiving(lane) => self.attachment.no_more_receiving(lane),
@@ -392,7 +395,8 @@ impl<D> Client<D> {
                 return Ok(true);
             }
             let Some(left) = limit.checked_sub(start.elapsed()) else { return Ok(false) };
-            let time = Timespec::try_from(left).map_err(io::Error::other)?;
+            // It is looked again after that.
+            let time = Timespec::try_from(left.min(LOOK_AGAIN)).map_err(io::Error::other)?;
             let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
             match poll(&mut fds, Some(&time)) {
                 Ok(_) | Err(Errno::INTR) => {}

@@ -75,6 +75,7 @@ pub(crate) enum Notice {
     /// Beside it: receive area, return area.
     Receives {
         lane: Lane,
+        peer: ViId,
     },
     NoMoreSending(Lane),
     NoMoreReceiving(Lane),

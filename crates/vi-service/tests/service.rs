@@ -188,7 +188,7 @@ fn a_rogue_sender_reaches_nobody_who_did_not_ask() {
 
 #[test]
 fn a_killed_process_gives_back_what_it_had_and_harms_nobody() {
-    let world = World::new(8);
+    let world = World::new(16);
     let mut near = world.client("a");
     let mut stays = world.process("b", "receive", "udp:10.99.0.2:5000 30000");
     stays.expect("ready");
@@ -215,12 +215,11 @@ fn a_killed_process_gives_back_what_it_had_and_harms_nobody() {
     stays.expect("done");
     drop(stays);
     reach(&mut near, 0);
-    // Six times two lanes of eight were used: they came back, and so did all others.
+    // More lanes were used than there are: they came back. What is left leads from kernel to kernel, and from here to one.
     let status = near.status().unwrap();
     assert_eq!((status.adapter.lanes_short, status.adapter.nonsense), (0, 0), "{status:?}");
-    assert!(near.wait_for(LONG, |_| true).unwrap());
     let start = Instant::now();
-    while near.status().unwrap().adapter.lanes_now != (1 + 1, 1 + 1) {
+    while near.status().unwrap().adapter.lanes_now != (1, 2) {
         assert!(start.elapsed() < LONG, "{:?}", near.status());
     }
 }
@@ -233,6 +232,10 @@ fn a_receiver_that_never_polls_costs_its_sender_frames_that_are_counted_and_nobo
     lazy.add_filter("udp:10.99.0.2:5000".parse().unwrap()).unwrap();
     busy.add_filter("udp:10.99.0.2:5001".parse().unwrap()).unwrap();
     reach(&mut near, 2);
+    // From the other side's interface and its kernel: both have their buffers, and one of them never polls.
+    for client in [&mut lazy, &mut busy] {
+        assert!(client.wait_for(LONG, |client| client.vi().lanes().0 == 2).unwrap());
+    }
     let (mut sent, mut full) = (0, 0);
     for _ in 0..1000 {
         let steered = near.transmit(&frame("10.99.0.2:5000", &[7; 1000]), RequestId(0)).unwrap();

@@ -128,7 +128,7 @@ impl Discards {
         if network.header_sum_wrong && self.network_checksum {
             return Some(DiscardReason::NetworkChecksum);
         }
-        let Some((protocol, payload)) = network.whole else { return None };
+        let (protocol, payload) = network.whole?;
         let (least, field) = match protocol {
             UDP => (8, 6),
             TCP => (20, 16),
@@ -254,9 +254,9 @@ mod tests {
             }};
         }
         if vlan {
-            with_ip!(ethernet.single_vlan(etherparse::VlanId::try_new(7).unwrap()))
+            with_ip!(ethernet.single_vlan(etherparse::VlanId::try_new(7).unwrap()));
         } else {
-            with_ip!(ethernet)
+            with_ip!(ethernet);
         }
         out
     }

@@ -10,7 +10,7 @@
 //! [`Vi`] belongs to one thread and has [lanes](lane): each is one ring from one sending to one receiving interface, with
 //! its own buffers, in its own memory file. [`ProtectionDomain`] and [`PacketBuffer`] say whose buffers may be posted
 //! where, [`filter`] which frames an interface gets, [`Pio`] and [`Alternative`] hold frames with the receiver before
-//! they are sent. [`TimedVi`] adds a [clock](clock), a [`Pace`], a timer and [discards](checksum); a [packed stream](stream) takes
+//! they are sent. [`TimedVi`] adds a [clock], a [`Pace`], a timer and [discards](checksum); a [packed stream](stream) takes
 //! frames to a [capture file](pcapng). docs/vi.md teaches all of it; docs/vi-parity.md compares it with ef_vi row by row.
 //!
 //! ```

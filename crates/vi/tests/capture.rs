@@ -28,7 +28,7 @@ fn pair() -> (Vi<Domain>, LaneId, Vi<Domain>) {
 
 /// The frames that are sent: every length from none to a jumbo frame's, and bytes that differ.
 fn frame(n: u64, out: &mut Vec<u8>) {
-    let len = if n % 97 == 0 { 9000 } else { 1 + usize::try_from(n * 7919 % 1514).unwrap() };
+    let len = if n.is_multiple_of(97) { 9000 } else { 1 + usize::try_from(n * 7919 % 1514).unwrap() };
     out.clear();
     let mut word = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     while out.len() < len {
@@ -55,7 +55,7 @@ fn through<W: Write + Send>(file: W, mut next: impl FnMut(&mut Vec<u8>) -> bool 
                 while let Err(error) = from.transmit(out, &bytes, Meta::default(), RequestId(0)) {
                     match error {
                         TransmitError::CompletionsWait => {
-                            drop(from.transmit_unbundle(&mut [RequestId(0); 512]))
+                            from.transmit_unbundle(&mut [RequestId(0); 512]);
                         }
                         TransmitError::Lane(SendError::Full) => std::thread::yield_now(),
                         error => panic!("{error}"),

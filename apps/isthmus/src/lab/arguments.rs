@@ -1,7 +1,7 @@
 //! The arguments of `isthmus lab`.
 
 use ::lab::artifacts::Series;
-use ::lab::options::{Accel, Options, Side, parse_size, parse_window_size};
+use ::lab::options::{Accel, Options, Side, Vfio, parse_size, parse_window_size};
 use ::lab::perf::Settings;
 use ::lab::windows::{Window, Windows};
 use anyhow::bail;
@@ -37,7 +37,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   isthmus lab test --full                   both kernels, every fault ten times
-  isthmus lab test --window all --repeat 1  every mode, every fault once")]
+  isthmus lab test --window all --repeat 1  every mode, every fault once
+  isthmus lab test --vfio                   the driver in a guest, over the kernel's VFIO")]
     Test(TestArguments),
     /// Run a command in one guest or in both
     #[command(after_help = "\
@@ -148,6 +149,7 @@ impl Common {
             series: self.kernel.into(),
             windows,
             dma: self.dma || windows.want_dma(),
+            vfio: Vfio::Nothing,
             virtio_net: false,
             perfmap: false,
             overlay,
@@ -186,6 +188,10 @@ pub(super) struct TestArguments {
     /// One guest, and opposite it a process (isthmus peer linux): frames both ways, and the process comes and goes
     #[arg(long, conflicts_with = "repeat")]
     pub(super) peer: bool,
+    /// A process in a guest, to which its kernel gives the NTB by VFIO: the suite of the driver between two such ports, and
+    /// isthmus peer linux opposite a stock guest
+    #[arg(long, conflicts_with_all = ["repeat", "peer"])]
+    pub(super) vfio: bool,
     /// Both kernels, every fault ten times, large sizes
     #[arg(long)]
     pub(super) full: bool,

@@ -1,6 +1,7 @@
 //! `isthmus lab`: two stock guests on a twin.
 
 mod arguments;
+mod conformance;
 mod copy;
 mod perf;
 pub(crate) mod progress;
@@ -21,9 +22,12 @@ use progress::Progress;
 use serde_json::json;
 use start::{boot, setup, start};
 
+/// What the agent in a guest runs and the lab does not know.
+const HANDS: agent::Hands = agent::Hands { copy_loop: copy::run, conformance: conformance::run };
+
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     match arguments.command {
-        Command::Agent { words } => Ok(Outcome::Exit(agent::main(words, copy::run)?)),
+        Command::Agent { words } => Ok(Outcome::Exit(agent::main(words, HANDS)?)),
         Command::ExecChild { words } => process::trampoline::main(words).map(|()| Outcome::Done),
         command => {
             ::lab::interrupt::install().context("SIGINT and SIGTERM cannot be watched")?;

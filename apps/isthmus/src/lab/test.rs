@@ -5,7 +5,9 @@ use super::progress::Progress;
 use super::start::{boot, start};
 use crate::Outcome;
 use ::lab::opposite;
+use ::lab::options::{Options, Vfio};
 use ::lab::selftest::{self, Extent, Report};
+use ::lab::vfio;
 use anyhow::{Context, bail};
 use serde_json::json;
 
@@ -13,6 +15,9 @@ use serde_json::json;
 pub(super) fn run(arguments: &TestArguments) -> anyhow::Result<Outcome> {
     if arguments.peer {
         return run_opposite(arguments);
+    }
+    if arguments.vfio {
+        return run_vfio(arguments);
     }
     let mut extent = if arguments.full { Extent::FULL } else { Extent::QUICK };
     extent.repeats = arguments.repeat.unwrap_or(extent.repeats);
@@ -83,6 +88,48 @@ fn run_opposite(arguments: &TestArguments) -> anyhow::Result<Outcome> {
             }
             reports.push(report);
         }
+    }
+    if common.json && !common.dry_run {
+        println!("{}", json!({"full": arguments.full, "runs": reports}));
+    }
+    Ok(Outcome::Done)
+}
+
+/// A process in a guest: first opposite itself, then opposite a stock guest, with each kernel.
+fn run_vfio(arguments: &TestArguments) -> anyhow::Result<Outcome> {
+    let extent = if arguments.full { vfio::Extent::FULL } else { vfio::Extent::QUICK };
+    let common = &arguments.common;
+    let kernels = if arguments.full { vec![Kernel::V6_12, Kernel::V6_1] } else { vec![common.kernel] };
+    let mut reports = Vec::new();
+    for &kernel in &kernels {
+        let one = Common { kernel, ..common.clone() };
+        let options = one.options()?;
+        if options.windows.any_mapped() {
+            bail!(
+                "windows {}: behind an IOMMU stores are messages here; choose trap or dma",
+                options.windows
+            );
+        }
+        let progress = Progress::new("test --vfio");
+        let both = start(&one, Options { vfio: Vfio::BothPorts, dma: false, ..options.clone() })?;
+        let suite = match both {
+            None => Vec::new(),
+            Some((plan, directory)) => {
+                progress.tell("the suite, in a guest with both ports");
+                vfio::suite(&plan, &directory)?
+            }
+        };
+        let Some((plan, directory)) = start(&one, Options { vfio: Vfio::Port, ..options })? else { continue };
+        progress.tell("booting two guests");
+        let mut pair = boot(plan, directory)?;
+        let report =
+            pair.attend(|pair| vfio::opposite(pair, suite, extent, &mut |what| progress.tell(what)))?;
+        pair.finish()?;
+        progress.finish();
+        if !common.json {
+            print!("{report}");
+        }
+        reports.push(report);
     }
     if common.json && !common.dry_run {
         println!("{}", json!({"full": arguments.full, "runs": reports}));

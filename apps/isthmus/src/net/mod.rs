@@ -13,6 +13,7 @@ pub(crate) use metrics::ask;
 pub(crate) use report::{Report, show};
 
 use crate::Outcome;
+use crate::port_choice::PortChoice;
 use anyhow::Context;
 use clap::ValueEnum;
 use metrics::Metrics;
@@ -34,13 +35,8 @@ SIGUSR1 takes the link down and up again. It runs in the foreground until SIGTER
 prints its counters when it ends. The interface has a carrier while the link is up. It takes CAP_NET_ADMIN, or a TAP
 that was made for this user.")]
 pub(crate) struct Arguments {
-    /// Socket of the twin's port that this host takes
-    #[arg(long, value_name = "PATH")]
-    port: PathBuf,
-    /// The twin's control socket: mapped windows (--window direct, shared or alias) are memory of this process then; without
-    /// it every store is a message
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
+    #[command(flatten)]
+    port: PortChoice,
     /// Name of the interface; ntb%d lets the kernel choose the number
     #[arg(long, value_name = "NAME", default_value = "ntb%d")]
     tap: String,

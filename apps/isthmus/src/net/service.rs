@@ -9,7 +9,7 @@ use netdev::{
     Counters, FrameLink, Interface, LINUX_MTU_MAX, LinuxLink, MacAddress, Offer, PortOptions, Pump,
     QueueWatcher, Tap, TapOptions, TapQueue, open_cells,
 };
-use ntb::{Bridge, Gen3, Speed, VfioUser, Width};
+use ntb::{Bridge, Speed, Width};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use sd_notify::NotifyState;
@@ -17,7 +17,6 @@ use serde_json::json;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -40,7 +39,7 @@ pub(super) fn run(arguments: &Arguments, stop: &UnixStream, flap: &UnixStream) -
         queues: arguments.queues.into(),
         queue_frames: arguments.queue_frames,
     })?;
-    let bridge = attach(&arguments.port, arguments.control.as_deref())?;
+    let bridge = arguments.port.open()?;
     let links = links(
         &bridge,
         arguments,
@@ -66,14 +65,6 @@ pub(super) fn run(arguments: &Arguments, stop: &UnixStream, flap: &UnixStream) -
     joined?;
     tracing::info!("stopped");
     Ok(Outcome::Done)
-}
-
-/// The driver, on a twin's port.
-fn attach(port: &Path, control: Option<&Path>) -> anyhow::Result<Arc<dyn Bridge>> {
-    let function = VfioUser::connect(port, control)
-        .with_context(|| format!("cannot attach to the port at {}", port.display()))?;
-    let bridge = Gen3::open(Arc::new(function)).context("the port cannot be driven")?;
-    Ok(Arc::new(bridge))
 }
 
 /// A link for each queue.
@@ -149,9 +140,9 @@ fn ring(bell: &OwnedFd) {
 fn announce(arguments: &Arguments, report: &Report) -> anyhow::Result<()> {
     let Report { interface, mac, pid, .. } = report;
     let address = arguments.addr.map_or_else(|| "no address".to_owned(), |address| address.to_string());
-    let port = arguments.port.display();
+    let port = arguments.port.to_string();
     if arguments.json {
-        let ready = json!({"ready": true, "pid": pid, "interface": interface, "mac": mac, "address": report.address, "port": port.to_string()});
+        let ready = json!({"ready": true, "pid": pid, "interface": interface, "mac": mac, "address": report.address, "port": port});
         say(&serde_json::to_string(&ready)?);
     } else {
         say(&format!("ready: {interface} ({mac}, {address}) at {port}"));

@@ -2,6 +2,7 @@
 
 mod doorbell;
 mod latency;
+mod net;
 mod placed;
 mod placed_plot;
 mod rate;
@@ -31,6 +32,7 @@ Example:
   isthmus perf sweep --plot sweep.svg          the framework's rings, 8 KiB to 2 MiB, beside memcpy
   isthmus perf latency --plot latency.svg      frames between virtual interfaces there and back, beside bare cache lines
   isthmus perf rate                            frames a second, beside a bare ring and memcpy
+  isthmus perf net                             TCP through `isthmus net`, beside veth
 
 Everything but the sweep is measured in windows of some milliseconds between two probes of a cache line's round trip. A window
 counts if its probes agree on where the processors stand (smt, near, far) and nobody took one away meanwhile; what is printed
@@ -92,6 +94,16 @@ It pins nothing: it wants a machine with two idle processors.")]
         #[command(flatten)]
         measuring: Measuring,
     },
+    /// TCP between two hosts with an interface of `isthmus net` each, beside veth; pings and a flood on request
+    #[command(after_help = "\
+Example:
+  isthmus perf net                             five turns across the bridge and over veth, one after the other
+  isthmus perf net --offloads                  every offload with MTUs of 1500, 9000 and 65521
+  isthmus perf net --pings 100000 --flood
+
+It makes two network namespaces, which takes root, ip, nsenter, ping and iperf3. Exit status 1: a ping was lost, or a frame between
+the two TAPs; what the kernel drops at either end of a flood is counted and told.")]
+    Net(net::Arguments),
     /// The process opposite a sweep
     #[command(hide = true)]
     SweepFar {
@@ -133,6 +145,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         return served;
     }
     let (report, output) = match &arguments.bench {
+        Some(Bench::Net(arguments)) => return net::run(arguments),
         Some(Bench::Window { window, mw_size, measuring }) => {
             return told(&window::measure(measuring, *window, mw_size.bytes())?, measuring);
         }
@@ -152,7 +165,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         }
         Some(Bench::Rate { measuring }) => return told(&rate::measure(measuring)?, measuring),
         None => {
-            anyhow::bail!("say what to measure: isthmus perf window, doorbell, sweep, latency or rate")
+            anyhow::bail!("say what to measure: isthmus perf window, doorbell, sweep, latency, rate or net")
         }
     };
     if let Some(path) = &output.plot {

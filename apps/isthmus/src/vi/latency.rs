@@ -119,7 +119,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let found = client.wait_for(Duration::MAX, |client| {
         flow(client).is_ok_and(|flow| {
             flow.write(&[], &mut frame);
-            client.attachment().lane_for(&frame).is_some_and(|(_, filter)| filter != FilterId::NONE)
+            let to = client.attachment().lane_for(&frame).filter(|(_, filter)| *filter != FilterId::NONE);
+            let peer = to.and_then(|(lane, _)| client.attachment().peer_of(lane));
+            // Both ways.
+            peer.is_some_and(|peer| client.attachment().hears(peer))
         })
     })?;
     anyhow::ensure!(found, "the other end does not come");
@@ -131,6 +134,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         let (lane, filter) = client.attachment().lane_for(&frame).context("the other end is gone")?;
         let pio = client.vi().pio(lane, &frame);
         let mut end = End { client: &client, lane, filter, frame: frame.clone(), mode: arguments.mode, pio };
+        end.wait_for_room()?;
         let times = match arguments.role {
             Role::Ping => end.ping(arguments.warmups, arguments.iterations)?,
             Role::Pong => end.pong(u64::from(arguments.warmups) + u64::from(arguments.iterations))?,
@@ -158,6 +162,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
 }
 
 impl End<'_> {
+    /// Once the other end has this lane it has posted its buffers.
+    fn wait_for_room(&self) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while self.client.vi().transmit_space(self.lane)?.1 == 0 {
+            anyhow::ensure!(start.elapsed() < LOST, "the other end takes nothing");
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
     fn send(&mut self) -> anyhow::Result<()> {
         let (vi, meta) = (self.client.vi(), Meta { filter: self.filter, ..Meta::default() });
         match self.mode {

@@ -9,9 +9,10 @@ mod rss;
 mod send;
 mod serve;
 mod sink;
+mod tool;
 
 use crate::Outcome;
-use endpoint::{Endpoint, tell};
+use endpoint::tell;
 
 /// Virtual interfaces: frames in user space, through a service that holds a host's port
 #[derive(Debug, clap::Args)]

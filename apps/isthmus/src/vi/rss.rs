@@ -78,6 +78,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             })
             .collect();
         while !over.load(Ordering::Relaxed) && sum(|counts| &counts.frames) < most {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "it looks at counts now and then; nobody waits for it"
+            )]
             std::thread::sleep(Duration::from_millis(20));
             rates.tell(sum(|counts| &counts.frames), sum(|counts| &counts.bytes));
             if stop.read(&mut [0]).is_ok() {

@@ -99,6 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             client.refresh()?;
         }
         if arguments.sleep > 0 {
+            #[expect(clippy::disallowed_methods, reason = "a pause that was asked for")]
             std::thread::sleep(Duration::from_micros(arguments.sleep));
         }
     }

@@ -17,6 +17,7 @@ mod ssh;
 mod wait;
 
 use crate::copy::CopyLoop;
+use crate::vfio::Conformance;
 use anyhow::{Context, bail};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -30,11 +31,20 @@ pub const PORT_NAME: &str = "isthmus.agent";
 /// Where the agent listens for the `ssh` shim.
 const SHIM_SOCKET: &str = "/run/isthmus.sock";
 
-/// `isthmus lab agent init|serve|kmsg|wait|ssh|copy ..`; `copy_loop` is what the last of them runs.
+/// What the agent runs and this crate does not know: it links no device and maps no memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Hands {
+    /// For `copy`.
+    pub copy_loop: CopyLoop,
+    /// For `conformance`.
+    pub conformance: Conformance,
+}
+
+/// `isthmus lab agent init|serve|kmsg|wait|ssh|copy|conformance ..`; `hands` is what the last two run.
 ///
 /// # Errors
 /// When the part cannot go on; in a guest the console shows why.
-pub fn main(args: Vec<OsString>, copy_loop: CopyLoop) -> anyhow::Result<ExitCode> {
+pub fn main(args: Vec<OsString>, hands: Hands) -> anyhow::Result<ExitCode> {
     let mut args = args.into_iter();
     match args.next().as_deref().and_then(|part| part.to_str()) {
         Some("init") => init::run(),
@@ -42,7 +52,8 @@ pub fn main(args: Vec<OsString>, copy_loop: CopyLoop) -> anyhow::Result<ExitCode
         Some("kmsg") => kmsg::run(),
         Some("wait") => wait::run(args),
         Some("ssh") => ssh::run(args),
-        Some("copy") => copy(args.next(), copy_loop),
+        Some("copy") => copy(args.next(), hands.copy_loop),
+        Some("conformance") => conformance(args, hands.conformance),
         _ => bail!("this part of isthmus runs inside the guests of a lab"),
     }
 }
@@ -52,5 +63,15 @@ fn copy(order: Option<OsString>, copy_loop: CopyLoop) -> anyhow::Result<ExitCode
     let order = order.context("no order")?;
     let order = serde_json::from_slice(order.as_encoded_bytes()).context("not an order")?;
     serde_json::to_writer(std::io::stdout(), &copy_loop(&order)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Drives two devices against each other, and prints what became of each case as JSON.
+fn conformance(
+    devices: impl Iterator<Item = OsString>,
+    conformance: Conformance,
+) -> anyhow::Result<ExitCode> {
+    let devices: Vec<_> = devices.map(|device| device.to_string_lossy().into_owned()).collect();
+    serde_json::to_writer(std::io::stdout(), &conformance(&devices)?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@ use crate::testing::{Host, frame, offers, until};
 use crate::{Offload, PortOptions, open_cells};
 use cells::Profile;
 use ntb::{Bridge, Gen3, Speed, Width};
+use shm::{StoreOrder, Window};
 use twin_local::{LocalTwin, WindowMode};
 
 /// So rare that a wake-up which is lost is not made good by it.
@@ -322,4 +323,31 @@ fn after_flaps_at_any_moment_of_busy_traffic_frames_pass_both_ways_without_anoth
         });
     }
     assert_eq!(a.counters.read().dropped() + b.counters.read().dropped(), 0);
+}
+
+#[test]
+fn of_a_frame_whose_sender_dies_in_its_midst_nothing_is_delivered_and_the_next_one_is_whole() {
+    let bridges = bridges(WindowMode::Direct);
+    let [a, b] = offers(9000, Offload::None).map(options);
+    let (mut a, mut b) = (open_one(&bridges[0], &a), open_one(&bridges[1], &b));
+    until(|| [&mut a, &mut b].map(end_is_up) == [true, true]);
+    assert_eq!(a.send(&frame(0)), Sent::Taken);
+    // The first of three cells, as docs/framework.md lays it out; after the greeting and a frame it is the third of the ring.
+    let (bytes, more, sequence) = (4088_u64, 2_u64, 3_u64);
+    let header = sequence | bytes << 32 | more << 48 | 1 << 62;
+    let cell = 4096 + 512 + 2 * (4096 + 64);
+    let outbound = bridges[0].outbound(0).unwrap();
+    outbound.store_u64(cell, header, StoreOrder::Release).unwrap();
+    a.phase = Phase::Down;
+    assert_eq!(b.receive(), Some(&*frame(0)));
+    assert_eq!(b.receive(), None);
+    assert_eq!(b.ended, Some(Fault::PeerClosed), "not a header that is refused");
+    assert_eq!(b.state().unwrap(), LinkState::Down);
+    drop(a);
+    let [anew, _] = offers(9000, Offload::None).map(options);
+    let mut a = open_one(&bridges[0], &anew);
+    until(|| [&mut a, &mut b].map(end_is_up) == [true, true]);
+    assert_eq!(a.send(&[7; 9014]), Sent::Taken);
+    a.publish();
+    assert_eq!(b.receive(), Some(&[7; 9014][..]));
 }

@@ -268,8 +268,11 @@ fn socket(name: &str) -> Result<UdpSocket, TapError> {
 
 /// Only an address that an interface of this namespace has can be bound to; the kernel itself lets two interfaces have one.
 fn refuse_taken(address: IpAddr) -> Result<(), TapError> {
-    let anything_goes =
-        std::fs::read_to_string("/proc/sys/net/ipv4/ip_nonlocal_bind").is_ok_and(|text| text.trim() == "1");
+    // In a network namespace that was just made, whose loopback is down, the kernel lets anything be bound: this address
+    // (RFC 5737) is nobody's.
+    let anything_goes = UdpSocket::bind((Ipv4Addr::new(192, 0, 2, 255), 0)).is_ok()
+        || std::fs::read_to_string("/proc/sys/net/ipv4/ip_nonlocal_bind")
+            .is_ok_and(|text| text.trim() == "1");
     if !anything_goes && UdpSocket::bind((address, 0)).is_ok() {
         return Err(TapError::AddressTaken { address });
     }

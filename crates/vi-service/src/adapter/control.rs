@@ -34,6 +34,8 @@ const QUEUED: usize = 16384;
 /// Messages that are taken in one turn.
 const BUDGET: usize = 256;
 
+/// The way to the peer, and the rings in it.
+type Way = (Arc<Outbound>, Arc<cells::Link<Outbound, Inbound>>);
 type Ring = (Sender<Outbound, Inbound>, Receiver<Outbound, Inbound>);
 
 enum Phase {
@@ -54,7 +56,7 @@ pub(super) enum Heard {
 pub(super) struct Control {
     bridge: Arc<dyn Bridge>,
     inbound: Arc<Inbound>,
-    link: Option<(Arc<Outbound>, Arc<cells::Link<Outbound, Inbound>>)>,
+    link: Option<Way>,
     phase: Phase,
     offer: Offer,
     queue: VecDeque<Vec<u8>>,

@@ -197,7 +197,8 @@ impl Service {
                 // Descriptors that it sends are closed with `_files`.
                 Ok(Some((request, _files))) => self.answer(at, request)?,
                 Ok(None) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => session.end(""),
+                // A process that ends with notices unread resets its connection.
+                Err(error) if is_end(&error) => session.end(""),
                 Err(error) => session.end(error.to_string()),
             }
             if self.sessions.get(at).is_none_or(|session| session.ended.is_some()) {
@@ -401,13 +402,13 @@ impl Service {
                 }
             }
             Happening::MaySend(end) => self.may_send(end)?,
-            Happening::Receives(LaneEnd { vi, lane, receive_area, return_area, .. }) => {
+            Happening::Receives(LaneEnd { vi, peer, lane, receive_area, return_area }) => {
                 let files = vec![receive_area, return_area];
                 match self.session_of(vi) {
                     _ if vi == ViId::KERNEL => {
-                        self.kernel.attachment.receives(lane, self.adapter.geometry(), pair(files)?)?
+                        self.kernel.attachment.receives(lane, peer, self.adapter.geometry(), pair(files)?)?;
                     }
-                    Some(session) => session.say(&Notice::Receives { lane }, files),
+                    Some(session) => session.say(&Notice::Receives { lane, peer }, files),
                     None => {}
                 }
             }
@@ -468,7 +469,7 @@ impl Service {
         let (stay, go) =
             std::mem::take(&mut self.sessions).into_iter().partition(|session| session.ended.is_none());
         self.sessions = stay;
-        for session in Vec::<Session>::from(go) {
+        for session in go {
             let why = session.ended.unwrap_or_default();
             if !why.is_empty() {
                 self.sent_away = self.sent_away.wrapping_add(1);
@@ -520,6 +521,11 @@ impl Drop for Service {
         // It may be another's by now only if somebody has removed it.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }
 
 #[derive(Debug)]

@@ -87,7 +87,8 @@ impl Session {
                 Ok(true) => sent = true,
                 Ok(false) => break,
                 Err(error) => {
-                    self.end(error.to_string());
+                    // One that is gone is no offender.
+                    self.end(if super::is_end(&error) { String::new() } else { error.to_string() });
                     return;
                 }
             }

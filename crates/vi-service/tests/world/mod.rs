@@ -1,4 +1,5 @@
 //! A twin, a service at each of its ports, and clients: each a process of its own, which is this very test program.
+#![expect(dead_code, reason = "each of the programs uses a part of it")]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{BufRead, BufReader, Write};
@@ -18,32 +19,32 @@ use vi_service::{Client, ClientOptions, Service, ServiceOptions};
 /// What part a process plays, and its arguments.
 const PART: &str = "ISTHMUS_TEST_PART";
 /// Nothing takes that long on any machine; what does is broken.
-pub const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 
-pub const SHAPE: Geometry =
+pub(crate) const SHAPE: Geometry =
     Geometry { slots: 256, buffers: 64, buffer_bytes: 2048, region: 0, wakes: true, stamps: false };
 
 #[derive(Debug)]
-pub struct Domain;
+pub(crate) struct Domain;
 
 /// The line to whoever has started this process.
-pub struct Parent;
+pub(crate) struct Parent;
 
 impl Parent {
-    pub fn say(&self, line: &str) {
+    pub(crate) fn say(&self, line: &str) {
         let line = format!("{line}\n");
         assert_eq!(rustix::io::write(std::io::stdin(), line.as_bytes()), Ok(line.len()));
     }
 
     /// Waits for a line; its end is an end.
-    pub fn hear(&self) {
+    pub(crate) fn hear(&self) {
         let mut byte = [0];
         while rustix::io::read(std::io::stdin(), &mut byte).unwrap() == 1 && byte != *b"\n" {}
     }
 }
 
 /// Plays the part that this process was started for, if there is one: the body of the test `part`.
-pub fn play(part: impl FnOnce(&str, &[&str])) {
+pub(crate) fn play(part: impl FnOnce(&str, &[&str])) {
     let Ok(text) = std::env::var(PART) else { return };
     let words: Vec<&str> = text.split(' ').collect();
     match words[0] {
@@ -104,7 +105,7 @@ fn service(directory: &Path, side: &str, lanes: &str, address: &str) {
 }
 
 /// A process.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     line: BufReader<UnixStream>,
 }
@@ -123,27 +124,27 @@ impl Process {
         Self { child, line: BufReader::new(line) }
     }
 
-    pub fn hear(&mut self) -> String {
+    pub(crate) fn hear(&mut self) -> String {
         let mut line = String::new();
         self.line.read_line(&mut line).expect("a line in time");
         assert!(!line.is_empty(), "the process ended");
         line.trim_end().to_owned()
     }
 
-    pub fn expect(&mut self, wanted: &str) {
+    pub(crate) fn expect(&mut self, wanted: &str) {
         assert_eq!(self.hear(), wanted);
     }
 
-    pub fn tell(&mut self) {
+    pub(crate) fn tell(&mut self) {
         self.line.get_mut().write_all(b"go\n").unwrap();
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 }
@@ -160,19 +161,19 @@ impl Drop for Process {
 }
 
 /// All of it. The last field is dropped last.
-pub struct World {
-    pub services: [Process; 2],
+pub(crate) struct World {
+    pub(crate) services: [Process; 2],
     _twin: Process,
-    pub directory: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl World {
     /// Without kernels.
-    pub fn new(lanes: u16) -> Self {
+    pub(crate) fn new(lanes: u16) -> Self {
         Self::with(lanes, None)
     }
 
-    pub fn with(lanes: u16, addresses: Option<[&str; 2]>) -> Self {
+    pub(crate) fn with(lanes: u16, addresses: Option<[&str; 2]>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path().display();
         let this = std::env::current_exe().unwrap();
@@ -196,40 +197,40 @@ impl World {
     }
 
     /// Another service at port b.
-    pub fn service_again(&self, lanes: u16) -> Process {
+    pub(crate) fn service_again(&self, lanes: u16) -> Process {
         let at = self.directory.path().display();
         Process::spawn(Command::new(std::env::current_exe().unwrap()), &format!("service {at} b {lanes} -"))
     }
 
-    pub fn socket(&self, side: &str) -> PathBuf {
+    pub(crate) fn socket(&self, side: &str) -> PathBuf {
         self.directory.path().join(format!("vi-{side}"))
     }
 
-    pub fn client(&self, side: &str) -> Client<Domain> {
+    pub(crate) fn client(&self, side: &str) -> Client<Domain> {
         connect(&self.socket(side), None)
     }
 
     /// A client process with a part to play at one of the services.
-    pub fn process(&self, side: &str, part: &str, arguments: &str) -> Process {
+    pub(crate) fn process(&self, side: &str, part: &str, arguments: &str) -> Process {
         let socket = self.socket(side);
         let this = Command::new(std::env::current_exe().unwrap());
         Process::spawn(this, &format!("{part} {} {arguments}", socket.display()))
     }
 }
 
-pub fn connect(socket: &Path, set: Option<&str>) -> Client<Domain> {
+pub(crate) fn connect(socket: &Path, set: Option<&str>) -> Client<Domain> {
     let options = ClientOptions { name: "test".to_owned(), set: set.map(str::to_owned) };
     Client::connect(socket, &ProtectionDomain::new(), &options).unwrap()
 }
 
 /// Waits until a client reaches so many interfaces of the peer.
-pub fn reach(client: &mut Client<Domain>, others: usize) {
+pub(crate) fn reach(client: &mut Client<Domain>, others: usize) {
     let reached = client.wait_for(LONG, |client| client.attachment().reaches() == (others, true)).unwrap();
     assert!(reached, "{:?}", client.attachment().reaches());
 }
 
 /// A frame to a port.
-pub fn frame(to: &str, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(to: &str, payload: &[u8]) -> Vec<u8> {
     let flow = UdpFlow {
         source_mac: [2; 6],
         destination_mac: [2; 6],
@@ -243,7 +244,7 @@ pub fn frame(to: &str, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Sends a frame once there is room for it.
-pub fn send(client: &Client<Domain>, frame: &[u8]) -> vi::Steered {
+pub(crate) fn send(client: &Client<Domain>, frame: &[u8]) -> vi::Steered {
     let steered = client.transmit_when_room(frame, RequestId(0), LONG).unwrap();
     client.vi().transmit_unbundle(&mut [RequestId(0); 8]);
     assert_eq!(steered.full, 0);

@@ -33,7 +33,7 @@ pub struct Question {
 impl Question {
     /// As it travels: little-endian words.
     #[must_use]
-    pub fn to_bytes(&self) -> [u8; QUESTION_BYTES] {
+    pub fn to_bytes(self) -> [u8; QUESTION_BYTES] {
         let mut bytes = [0; QUESTION_BYTES];
         put(&mut bytes, &[self.number, self.sent_ns]);
         bytes
@@ -80,7 +80,7 @@ pub struct Answer {
 impl Answer {
     /// As it travels: little-endian words.
     #[must_use]
-    pub fn to_bytes(&self) -> [u8; ANSWER_BYTES] {
+    pub fn to_bytes(self) -> [u8; ANSWER_BYTES] {
         let mut bytes = [0; ANSWER_BYTES];
         let flags = u64::from(self.flags.bits());
         put(&mut bytes, &[self.number, self.asked_ns, self.received_ns, self.sent_ns, self.bound_ns, flags]);
@@ -171,13 +171,13 @@ pub struct PeerOffset {
 impl PeerOffset {
     /// A time of the peer's, by this clock; none if there is no such time.
     #[must_use]
-    pub fn to_mine(&self, peer_ns: u64) -> Option<u64> {
+    pub fn to_mine(self, peer_ns: u64) -> Option<u64> {
         u64::try_from(i128::from(peer_ns) - i128::from(self.offset_ns)).ok()
     }
 
     /// A time of this clock, by the peer's.
     #[must_use]
-    pub fn to_peer(&self, my_ns: u64) -> Option<u64> {
+    pub fn to_peer(self, my_ns: u64) -> Option<u64> {
         u64::try_from(i128::from(my_ns) + i128::from(self.offset_ns)).ok()
     }
 }

@@ -282,7 +282,7 @@ impl<R: Read> Reader<R> {
         }
         let big = matches!(self.format, Format::Pcapng { big: true, .. });
         let length = self.word(4, big);
-        if length < BLOCK_HEADER_BYTES + 4 || length % 4 != 0 {
+        if length < BLOCK_HEADER_BYTES + 4 || !length.is_multiple_of(4) {
             return Err(self.malformed("has a length that no block has"));
         }
         if length > MOST_BLOCK_BYTES {
