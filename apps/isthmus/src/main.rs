@@ -21,6 +21,7 @@ mod status;
 mod stop;
 mod trace;
 mod twin_command;
+mod vi;
 mod window_choice;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -58,6 +59,7 @@ enum Command {
     Peer(peer_command::Arguments),
     Net(net::Arguments),
     Soak(soak::Arguments),
+    Vi(vi::Arguments),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  isthmus completions bash > ~/.local/share/bash-completion/completions/isthmus"
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
         Command::Peer(arguments) => peer_command::run(&arguments),
         Command::Net(arguments) => net::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Vi(arguments) => vi::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "isthmus", &mut std::io::stdout());
             Ok(Outcome::Done)

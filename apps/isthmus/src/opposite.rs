@@ -39,13 +39,19 @@ impl FarSide {
         let socket = self.far_side.as_deref()?;
         Some(serve(socket, self.far_control.as_deref()).map(|()| Outcome::Done))
     }
+
+    /// The port at which this process was told to be.
+    pub(crate) fn attach(&self) -> anyhow::Result<Gen3> {
+        let socket = self.far_side.as_deref().context("there is no socket to be opposite at")?;
+        Ok(Gen3::open(Arc::new(VfioUser::connect(socket, self.far_control.as_deref())?))?)
+    }
 }
 
 /// The near end, with the two processes that belong to it.
 #[derive(Debug)]
 pub(crate) struct Opposite {
     pub(crate) near: Arc<dyn Bridge>,
-    /// Where this host's DMA engine is served, in mode dma.
+    /// Where this host's DMA engine is served, if there is one.
     pub(crate) engine: Option<PathBuf>,
     // In this order: the far side sees the link go down and ends, then the twin.
     _far: Process,
@@ -57,6 +63,16 @@ impl Opposite {
     /// Starts a twin with that mode and the far side, and waits until the link is up. `name` is the subcommand that serves as
     /// the far side.
     pub(crate) fn start(name: &str, mode: WindowMode, mw_bytes: u64) -> anyhow::Result<Self> {
+        Self::start_with(&[name], mode, mw_bytes, mode == WindowMode::Dma)
+    }
+
+    /// The same with a far side of one's own, which takes the arguments of [`FarSide`], and with engines in any mode.
+    pub(crate) fn start_with(
+        far: &[&str],
+        mode: WindowMode,
+        mw_bytes: u64,
+        engines: bool,
+    ) -> anyhow::Result<Self> {
         let directory = TempDir::new().context("there is no place for sockets")?;
         let at = |name: &str| directory.path().join(name);
         let (a, b, control) = (at("a"), at("b"), at("control"));
@@ -66,7 +82,7 @@ impl Opposite {
         command.args(["--training-ms", &TRAINING_MS.to_string(), "--window", &mode.to_string()]);
         command.args(["--mw-size", &mw_bytes.to_string()]);
         command.arg("--port-a").arg(&a).arg("--port-b").arg(&b).arg("--control").arg(&control);
-        let engine = (mode == WindowMode::Dma).then(|| at("dma-a"));
+        let engine = engines.then(|| at("dma-a"));
         if let Some(engine) = &engine {
             command.arg("--dma-a").arg(engine).arg("--dma-b").arg(at("dma-b"));
         }
@@ -75,7 +91,7 @@ impl Opposite {
         let mapped = mode.class() == ::control::WindowClass::Mapped;
         let control = mapped.then_some(control);
         let mut command = Command::new(&program);
-        command.arg(name).arg("--far-side").arg(&b);
+        command.args(far).arg("--far-side").arg(&b);
         if let Some(control) = &control {
             command.arg("--far-control").arg(control);
         }

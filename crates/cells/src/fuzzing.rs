@@ -1,18 +1,23 @@
-//! Two ends of a channel while somebody writes whatever they like into both memories.
+//! Two ends of a channel while somebody writes whatever they like into both memories, also in the middle of a call.
 //!
-//! The fuzz target `cells` and the replay of its corpus run this. An input is a byte that chooses the ring, then
-//! records: a byte that says what is done and on which side, then its arguments; what is missing at the end is 0.
-//! After the last record both sides start anew on the same memories, and then a frame must pass.
+//! The fuzz target `cells` and the replay of its corpus run this. An input is a byte that chooses the ring (see
+//! `World::new`), then records: a byte that says what is done and on which side, then its arguments; what is missing at
+//! the end is 0. After the last record both sides start anew on the same memories, and then a frame must pass.
+
+mod watched;
 
 use crate::layout::{
     ARMED, CREDIT, DIRECTORY_BYTES, ENTRY, EXIT, Geometry, Profile, RING, SLOT_BYTES, WANTED,
 };
 use crate::{Alarm, Bell, BellFailed, Bells, Fault, Link, Opening, Receiver, SendError, Sender, Setup};
-use shm::{Heap, LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
+use shm::{Heap, Memory, Window};
 use std::sync::Arc;
 use std::time::Duration;
+use watched::{Ambush, Engine, Watched};
 
 const WINDOW: usize = 40_960;
+/// Frames of so many bytes and more are carried by an engine, where there is one.
+const ENGINE_FROM: usize = 10;
 
 /// One thing that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +42,9 @@ pub enum Action {
     Announcement(bool, u8, u64),
     /// Eight bytes anywhere in this side's memory.
     Anywhere(bool, u16, u64),
+    /// The same between two loads of this side: after so many loads from its own memory, anywhere, or (none) over the
+    /// word that was just loaded.
+    Ambush(bool, u8, Option<u16>, u64),
 }
 
 /// What an input says: the ring, and what happens to it.
@@ -59,81 +67,19 @@ pub fn actions(input: &[u8]) -> (u8, Vec<Action>) {
             9 | 10 => Action::Header(side, byte(), u64::from_le_bytes(std::array::from_fn(|_| byte()))),
             11 | 12 => Action::Word(side, byte(), u64::from_le_bytes(std::array::from_fn(|_| byte()))),
             13 => Action::Announcement(side, byte(), u64::from_le_bytes(std::array::from_fn(|_| byte()))),
-            _ => {
+            14 => {
                 let at = short();
                 Action::Anywhere(side, at, u64::from_le_bytes(std::array::from_fn(|_| byte())))
+            }
+            _ => {
+                let after_loads = byte();
+                let at = (what & 0x40 != 0).then(|| u16::from_le_bytes([byte(), byte()]));
+                let value = u64::from_le_bytes(std::array::from_fn(|_| byte()));
+                Action::Ambush(side, after_loads, at, value)
             }
         });
     }
     (ring, actions)
-}
-
-/// A memory as one side sees it. Its own it may touch in the directory and its region only; the peer says where its
-/// region lies in the other one.
-#[derive(Debug)]
-struct Watched {
-    heap: Arc<Heap>,
-    end: usize,
-}
-
-impl Watched {
-    fn inside(&self, at: usize, len: usize) -> usize {
-        let inside = at.checked_add(len).is_some_and(|end| end <= self.end);
-        assert!(inside, "an access at {at:#x} of {len} bytes, where {:#x} is the end", self.end);
-        at
-    }
-}
-
-impl Window for Watched {
-    fn bytes(&self) -> usize {
-        WINDOW
-    }
-
-    fn kind(&self) -> WindowKind {
-        WindowKind::Mapped
-    }
-
-    fn as_memory(&self) -> Option<&dyn Memory> {
-        Some(self)
-    }
-
-    fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
-        self.heap.write(self.inside(at, data.len()), data)
-    }
-
-    fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
-        self.heap.write_by(routine, self.inside(at, data.len()), data)
-    }
-
-    fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
-        self.heap.store_u32(self.inside(at, 4), value, order)
-    }
-
-    fn store_u64(&self, at: usize, value: u64, order: StoreOrder) -> Result<(), WindowError> {
-        self.heap.store_u64(self.inside(at, 8), value, order)
-    }
-
-    fn flush(&self) -> Result<(), WindowError> {
-        self.heap.flush()
-    }
-
-    fn settle(&self) -> Result<(), WindowError> {
-        self.heap.settle()
-    }
-}
-
-impl Memory for Watched {
-    fn read(&self, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
-        self.heap.read(self.inside(at, out.len()), out)
-    }
-
-    fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {
-        self.heap.load_u32(self.inside(at, 4), order)
-    }
-
-    fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
-        self.heap.load_u64(self.inside(at, 8), order)
-    }
 }
 
 /// A bell that nobody hears: the fuzzer never sleeps.
@@ -195,11 +141,16 @@ struct World {
     sides: [Side; 2],
     setup: Setup,
     generation: u32,
+    /// After how many copies an engine that carries the longer frames gives up; none: there is no engine.
+    engine: Option<usize>,
 }
 
 impl World {
+    /// Bits 0 and 1: profile and size. Bit 2: nobody sleeps. Bit 3: frames of half the ring at most. Bit 4: an engine
+    /// carries the longer frames; bit 5: it fails soon. Bit 6: the longer header of `paper`.
     fn new(ring: u8) -> Self {
         let geometry = match ring % 4 {
+            0 if ring & 64 != 0 => Geometry::tiny(Profile::Paper, 5, 20).with_long_header(),
             0 => Geometry::tiny(Profile::Paper, 5, 20),
             1 => Geometry::tiny(Profile::Fast, 4, 24),
             2 => Geometry::paper(20).expect("a ring"),
@@ -218,10 +169,10 @@ impl World {
         let region_end = DIRECTORY_BYTES + geometry.region_bytes();
         let (a, b) = (Arc::new(Heap::new(WINDOW)), Arc::new(Heap::new(WINDOW)));
         let side = |out: &Arc<Heap>, own: &Arc<Heap>| {
-            let out = Watched { heap: Arc::clone(out), end: WINDOW };
-            Side::new(Arc::new(out), Arc::new(Watched { heap: Arc::clone(own), end: region_end }))
+            Side::new(Watched::new(out, WINDOW), Watched::new(own, region_end))
         };
-        Self { sides: [side(&b, &a), side(&a, &b)], setup, generation: 0 }
+        let engine = (ring & 16 != 0).then_some(if ring & 32 == 0 { usize::MAX } else { 3 });
+        Self { sides: [side(&b, &a), side(&a, &b)], setup, generation: 0, engine }
     }
 
     fn act(&mut self, action: Action) {
@@ -261,6 +212,10 @@ impl World {
             Action::Anywhere(side, at, value) => {
                 self.tamper(side, usize::from(at) % (WINDOW - 8), &value.to_le_bytes());
             }
+            Action::Ambush(side, after_loads, at, value) => {
+                let at = at.map(|at| usize::from(at) % WINDOW);
+                self.side(side).own.lay(Ambush { after_loads, at, value });
+            }
         }
     }
 
@@ -274,13 +229,21 @@ impl World {
 
     fn open(&mut self, side: usize) {
         self.generation += 1;
-        let (generation, setup) = (self.generation, self.setup.clone());
+        let (generation, setup, engine) = (self.generation, self.setup.clone(), self.engine);
         let side = &mut self.sides[side];
         side.state = match std::mem::replace(&mut side.state, State::Closed) {
             State::Closed => side.link.open_as("x", setup, generation).map_or(State::Closed, State::Opening),
             State::Opening(mut opening) => match opening.poll() {
                 Ok(true) => match opening.finish() {
-                    Ok(Ok(channel)) => State::Up(Box::new(channel.split()), None),
+                    Ok(Ok(channel)) => {
+                        let mut ends = channel.split();
+                        if let Some(left) = engine {
+                            let to = Arc::clone(&side.out);
+                            ends.0
+                                .attach_dma(Box::new(Engine { to, waiting: Vec::new(), left }), ENGINE_FROM);
+                        }
+                        State::Up(Box::new(ends), None)
+                    }
                     Ok(Err(opening)) => State::Opening(opening),
                     Err(_) => State::Closed,
                 },
@@ -293,11 +256,11 @@ impl World {
 
     fn kill(&mut self, side: usize) {
         let side = &mut self.sides[side];
-        // A process that is killed withdraws nothing: what its end stores as it goes is undone.
-        let mut memory = vec![0; WINDOW];
-        side.out.heap.read(0, &mut memory).expect("inside the window");
+        // A process that is killed withdraws nothing: what its end stores as it goes is undone, all of it in the directory.
+        let mut directory = vec![0; DIRECTORY_BYTES];
+        side.out.heap.read(0, &mut directory).expect("inside the window");
         side.state = State::Closed;
-        side.out.heap.write(0, &memory).expect("inside the window");
+        side.out.heap.write(0, &directory).expect("inside the window");
         *side = Side::new(Arc::clone(&side.out), Arc::clone(&side.own));
     }
 
@@ -318,16 +281,28 @@ impl World {
         let most = self.setup.longest_frame;
         let State::Up(ends, fault) = &mut self.side(side).state else { return };
         match ends.1.try_receive() {
-            Ok(frame) => assert!(fault.is_none() && frame.is_none_or(|frame| frame.len() <= most)),
+            Ok(frame) => {
+                assert!(frame.is_none_or(|frame| frame.len() <= most));
+                // What came before the peer went is delivered.
+                assert!(fault.is_none_or(|fault| fault.is_absence() && frame.is_some()));
+            }
             Err(found) => note(fault, found),
         }
     }
 
     /// Whatever has happened: two new processes on the same memories come up, and frames pass both ways.
     fn start_anew(&mut self) {
+        // What goes wrong below is nobody's doing but ours.
+        self.engine = self.engine.map(|_| usize::MAX);
         for side in 0..2 {
+            self.sides[side].own.call_off();
             self.kill(side);
         }
+        self.frames_pass_again();
+    }
+
+    /// Both sides open the channel, on the links that they have, and a frame as long as the ring passes both ways.
+    fn frames_pass_again(&mut self) {
         for turn in 0..8 {
             self.open(turn % 2);
         }
@@ -376,7 +351,7 @@ mod tests {
         let mut add = |name: &str, ring: u8, records: &[&[u8]]| {
             all.push((format!("{name}-{ring}"), after_up(ring, records)));
         };
-        for ring in 0..8_u8 {
+        for ring in (0..8_u8).chain([16, 17, 19, 48, 49, 64, 80]) {
             add(
                 "traffic",
                 ring,
@@ -427,6 +402,29 @@ mod tests {
         add("counts-up", 1, &[&send(40), &header(B, 1, 2 | 16 << 32 | 2 << 48), take]);
         add("credit-ahead", 1, &[&word(0, 0, 3), &send(3), &send(60)]);
         add("credit-huge", 1, &[&word(0, 0, u64::MAX), &send(60), &send(60)]);
+        // What is there changes between two loads: over what was loaded, or anywhere.
+        for loads in 0..24 {
+            let over = [vec![B | 15, loads], 0x4141_4141_0000_0001_u64.to_le_bytes().to_vec()].concat();
+            let state = [vec![B | 0x40 | 15, loads, 8, 0], 7_u64.to_le_bytes().to_vec()].concat();
+            let exit = [vec![0x40 | 15, loads, 0, 18], 9_u64.to_le_bytes().to_vec()].concat();
+            for (ring, bytes) in [(0, 50), (1, 50)] {
+                let step = |what: &[u8]| [what, &send(bytes), take, take, &send(3), take].concat();
+                add(&format!("ambush-over-{loads}"), ring, &[&step(&over)]);
+                add(&format!("ambush-state-{loads}"), ring, &[&step(&state)]);
+                add(&format!("ambush-words-{loads}"), ring, &[&step(&exit)]);
+            }
+        }
+        for loads in 0..40 {
+            // In the middle of reading an announcement.
+            let record = [vec![B | 15, loads], 0xFFFF_FFFF_0000_0007_u64.to_le_bytes().to_vec()].concat();
+            let steps: &[&[u8]] = &[&[B | 2], &record, &[B, 0, B, 0, B, 0, B], &send(9), take];
+            add(&format!("ambush-announcement-{loads}"), 1, steps);
+        }
+        for ring in [48, 49] {
+            add("engine-fails", ring, &[&send(40), take, &send(40), take, &send(3)]);
+        }
+        add("last-outside-long", 64, &[&send(3), &header(B, 0, 0xC000_0005), take]);
+        add("length-long", 64, &[&send(3), &header(B, 0, 17), take]);
         add("wanted-and-armed", 1, &[&word(0, 1, 5), &word(B, 2, 6), &send(3), take, &[B | 8, 3, 0]]);
         all
     }
@@ -452,7 +450,8 @@ mod tests {
         }
     }
 
-    /// What each scenario of nonsense is called: a fault that is not told apart would be a check that is not made.
+    /// What each scenario of nonsense is called: a fault that is not told apart would be a check that is not made. Whoever
+    /// found it counts it once, and opens the channel anew on the same link.
     #[test]
     fn nonsense_is_told_by_name() {
         let faults = |name: &str| {
@@ -461,10 +460,17 @@ mod tests {
             let mut world = World::new(ring);
             actions.into_iter().for_each(|action| world.act(action));
             let faults = world.sides.iter().filter_map(|side| match &side.state {
-                State::Up(_, fault) => *fault,
-                State::Closed | State::Opening(_) => None,
+                State::Up(_, Some(fault)) => {
+                    assert_eq!(side.link.faults(), 1, "{name}");
+                    Some(fault.to_string())
+                }
+                State::Up(_, None) | State::Closed | State::Opening(_) => None,
             });
-            faults.map(|fault| fault.to_string()).collect::<Vec<_>>().join(", ")
+            let faults: Vec<String> = faults.collect();
+            world.engine = None;
+            world.sides.iter_mut().for_each(|side| side.state = State::Closed);
+            world.frames_pass_again();
+            faults.join(", ")
         };
         for (name, says) in [
             ("entry-out-0", "99 as its entry offset in a ring of 5"),
@@ -490,6 +496,10 @@ mod tests {
             ("counts-up-1", "do not count down"),
             ("credit-ahead-1", "it has taken 3 cells of"),
             ("credit-huge-1", "it has taken 18446744073709551615 cells of"),
+            ("engine-fails-48", "the DMA engine failed"),
+            ("engine-fails-49", "the DMA engine failed"),
+            ("last-outside-long-64", "outside the ring"),
+            ("length-long-64", "more bytes than the cell has"),
             ("version-1", "0x000000094c4c4543"),
             ("other-state-1", "started the channel anew"),
         ] {

@@ -199,6 +199,12 @@ impl Geometry {
         Self { profile, cells, cell_bytes, header_bytes }
     }
 
+    /// The same ring of `paper` with the header of the long ones.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn with_long_header(self) -> Self {
+        Self { header_bytes: 4, ..self }
+    }
+
     /// Which framework.
     #[must_use]
     pub fn profile(&self) -> Profile {

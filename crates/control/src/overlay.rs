@@ -34,8 +34,9 @@ pub struct Piece {
     pub offset: u64,
 }
 
-/// The most descriptors that one command carries.
-pub const MAX_OVERLAY_FILES: usize = 16;
+/// The most descriptors that one command carries: a window of many small files, each for somebody else, below the kernel's
+/// limit for one message (`SCM_MAX_FD`, 253).
+pub const MAX_OVERLAY_FILES: usize = 200;
 /// The most pieces that one command has: a window of 16 MiB in pages, and a quarter of what a process may map.
 pub const MAX_OVERLAY_PIECES: usize = 4096;
 

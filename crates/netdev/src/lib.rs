@@ -42,6 +42,7 @@
 
 mod cells_link;
 mod counters;
+mod engine;
 mod hello;
 mod interface;
 mod link;
@@ -58,6 +59,7 @@ mod vnet_header;
 
 pub use cells_link::CellsLink;
 pub use counters::{Counters, Counts};
+pub use engine::CellsEngine;
 pub use interface::{Interface, QueueWatcher};
 pub use link::{Agreement, Armed, Disagreement, FrameLink, LinkState, Offer, Sent, Wants};
 pub use linux_link::{LINUX_MTU_MAX, LinuxLink};

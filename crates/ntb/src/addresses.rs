@@ -24,6 +24,27 @@ pub struct AddressSpace {
 }
 
 impl AddressSpace {
+    /// A space that hands out addresses of these ranges alone, each given by its first and its last: what an IOMMU
+    /// translates.
+    #[must_use]
+    pub fn within(ranges: &[(u64, u64)]) -> Self {
+        let mut ranges = ranges.to_vec();
+        ranges.sort_unstable();
+        let mut taken = BTreeMap::new();
+        let mut reserve = |from: u64, until: u64| {
+            if from < until {
+                taken.insert(from, until.saturating_sub(from));
+            }
+        };
+        let mut free = 0_u64;
+        for (first, last) in ranges {
+            reserve(free, first);
+            free = free.max(last.saturating_add(1));
+        }
+        reserve(free, END);
+        Self { taken }
+    }
+
     /// Takes the lowest free range of `bytes` whose address is a multiple of `align_bytes`.
     ///
     /// # Errors
@@ -44,7 +65,7 @@ impl AddressSpace {
             if found.is_some() {
                 break;
             }
-            free = first.saturating_add(length);
+            free = free.max(first.saturating_add(length));
         }
         let first = found.or_else(|| fits(free, END)).ok_or(none)?;
         self.taken.insert(first, bytes);
@@ -106,6 +127,22 @@ mod tests {
         assert_eq!(space.take(4096, 4096).unwrap().0, FIRST + 4096);
         space.give_back(page);
         assert_eq!(space.take(4096, 1).unwrap(), page);
+    }
+
+    #[test]
+    fn an_iommu_has_holes() {
+        // x86: the range of message-signalled interrupts, and 39 bits.
+        let mut space = AddressSpace::within(&[(0xFEF0_0000, (1 << 39) - 1), (0, 0xFEDF_FFFF)]);
+        assert_eq!(space.take(4096, 4096).unwrap().0, FIRST);
+        assert_eq!(space.take(0xFEDF_0000 - FIRST, 4096).unwrap().0, FIRST + 4096);
+        assert_eq!(space.take(1 << 20, 1 << 20).unwrap().0, 0xFEF0_0000, "behind the hole");
+        let mut small = AddressSpace::within(&[(FIRST + 4096, FIRST + 8191)]);
+        assert_eq!(small.take(4096, 4096).unwrap().0, FIRST + 4096);
+        assert!(small.take(4096, 4096).is_err());
+        for nonsense in [&[(5, 4)][..], &[], &[(0, 0)], &[(u64::MAX, u64::MAX)]] {
+            assert!(AddressSpace::within(nonsense).take(4096, 4096).is_err(), "{nonsense:x?}");
+        }
+        assert!(AddressSpace::within(&[(0, u64::MAX), (1, 2)]).take(END - FIRST, 4096).is_ok());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a bridge can do: the Linux NTB API (`include/linux/ntb.h`), complete, in Rust terms.
 
-use crate::{BridgeError, DeviceAddress, DmaMemory, Events, Inbound, Outbound};
+use crate::{BridgeError, DeviceAddress, DividedMemory, DmaMemory, Events, Inbound, Outbound};
 use shm::WindowKind;
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -200,6 +200,13 @@ pub trait Bridge: fmt::Debug + Send + Sync {
     /// # Errors
     /// When there is none.
     fn dma_allocate(&self, bytes: u64, align_bytes: u64) -> Result<DmaMemory, BridgeError>;
+
+    /// Addresses for memory of this host that comes and goes file by file, so that each part can be given to a process of its
+    /// own: for [`set_translation`](Self::set_translation).
+    ///
+    /// # Errors
+    /// Where memory cannot be divided, or no address is left.
+    fn dma_divide(&self, bytes: u64, align_bytes: u64) -> Result<DividedMemory, BridgeError>;
 
     // --- doorbells --------------------------------------------------------------------------------------------
 

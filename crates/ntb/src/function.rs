@@ -1,6 +1,8 @@
 //! The seam below the driver: a PCI function, however it is reached.
 
+use crate::divided::DividedMemory;
 use crate::memory::{BarMapping, DmaMemory};
+use crate::vfio::VfioError;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -110,6 +112,19 @@ pub trait PciFunction: fmt::Debug + Send + Sync {
     /// [`FunctionError`] when there is no memory or no address left.
     fn dma_allocate(&self, bytes: u64, align_bytes: u64) -> Result<DmaMemory, FunctionError>;
 
+    /// Addresses for `bytes` bytes of memory that comes and goes file by file, from a multiple of `align_bytes` on (a power
+    /// of two). Whole pages are given.
+    ///
+    /// # Errors
+    /// [`FunctionError`] when no address is left, or where memory cannot be divided: real devices, and twins in this process.
+    fn dma_divide(&self, bytes: u64, align_bytes: u64) -> Result<DividedMemory, FunctionError> {
+        let _ = (bytes, align_bytes);
+        Err(FunctionError::Refused {
+            what: "memory in parts",
+            why: "only a twin behind a socket takes it: here one process has all of the memory".to_owned(),
+        })
+    }
+
     /// Switches MSI-X on: vector n signals `eventfds[n]`. What was pending is delivered.
     ///
     /// # Errors
@@ -186,6 +201,9 @@ pub enum FunctionError {
         #[source]
         source: io::Error,
     },
+    /// The kernel's VFIO.
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
     /// Device addresses have run out.
     #[error("there are no {bytes:#x} bytes of device addresses left: free DMA memory first")]
     NoAddress {

@@ -7,7 +7,8 @@
 //!      Gen3 ── driver of 8086:201c: registers by name, from the tables of ntb-spec
 //!        │  trait PciFunction: configuration space, BARs, DMA memory, eventfds
 //!        ├── twin_local::LocalPort   calls into a twin in this process
-//!        └── VfioUser                a client of any twin, by its socket
+//!        ├── VfioUser                a client of any twin, by its socket
+//!        └── Vfio                    a device of this machine that the kernel gives out: hardware, or a twin's port in a guest
 //!
 //!   Outbound ══stores══▶ memory of the peer          Inbound ◀══stores══ the peer
 //! ```
@@ -43,9 +44,11 @@
 //!
 //! # Write-combining
 //! A kernel maps a window write-combined (Linux `ioremap_wc`), and DPDK measures more than ten times from it. A process cannot ask
-//! for that: vfio maps BARs uncached, on hardware. On a twin a mapped window is ordinary memory, cached and coherent, and needs
-//! none of it; [`Routine::Stream`] with [`Window::flush`] is the nearest on hardware. Code that calls `flush` before it rings is right on
-//! all of them.
+//! for that: VFIO maps BARs uncached ([`Vfio`]; Linux `vfio_pci_core_mmap`, `pgprot_noncached`), so each store of up to 8 bytes is a
+//! transaction of its own, they arrive in the order in which they were made, and no [`Routine`] makes them fewer: all of them are
+//! [`Routine::Words`] there. What has to be fast on hardware goes by a DMA engine ([`dma`]). On a twin that is driven over its socket
+//! a mapped window is ordinary memory, cached and coherent, and needs none of it. Code that calls [`Window::flush`] before it rings
+//! is right on all of them, and [`Window::settle`] is a read across the bridge where the memory is a device's.
 //!
 //! # What it does not do
 //! Transports: queues, frames and flow control are built on top. It trains no link and moves no data by itself, starts no thread but
@@ -57,7 +60,10 @@
 //! 3. The hot path of a mapped window, stores of [`Outbound`] and loads of [`Inbound`], makes no system call, takes no lock, allocates
 //!    nothing and reads nothing across the bridge.
 //! 4. Memory is taken from the device before it is unmapped, and a window is closed before its memory is.
-#![forbid(unsafe_code)]
+#![expect(
+    unsafe_code,
+    reason = "UNSAFETY: the ioctls of VFIO and iommufd, all in vfio/ioctl.rs; no crate that is kept well offers both"
+)]
 #![cfg_attr(
     not(test),
     deny(
@@ -75,6 +81,7 @@ pub mod addresses;
 mod async_events;
 mod bridge;
 pub mod conformance;
+mod divided;
 pub mod dma;
 mod error;
 mod events;
@@ -82,18 +89,21 @@ mod function;
 mod gen3;
 mod memory;
 mod queue;
+mod vfio;
 mod vfio_user;
 mod window;
 
+pub use self::vfio::{BadPciAddress, PciAddress, Vfio, VfioError};
 pub use self::vfio_user::VfioUser;
 #[cfg(feature = "tokio")]
 pub use async_events::AsyncEvents;
 pub use bridge::{Bridge, DoorbellTarget, Link, Port, Speed, Width, WindowAlign};
+pub use divided::{DividedMemory, Planter};
 pub use error::{BridgeError, OpenError};
 pub use events::Events;
 pub use function::{BarIndex, DeviceAddress, FunctionError, PciFunction};
 pub use gen3::Gen3;
-pub use memory::{BarMapping, DmaMemory, Mapped, Registrar, Unmapper};
+pub use memory::{BarMapping, BarMappings, DmaMemory, DmaProvider, Mapped, Registrar, Unmapper};
 pub use queue::{MessageQueue, QueueFull};
 pub use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
 pub use window::{Inbound, LinkGeneration, Outbound};

@@ -1,9 +1,14 @@
 //! Memory that this process shares with a device, or through it with the peer.
 
-use crate::DeviceAddress;
-use shm::{LoadOrder, Mapping, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
+use crate::addresses::AddressSpace;
+use crate::{BarIndex, DeviceAddress, FunctionError};
+use shm::{
+    Access, LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window, WindowError, WindowKind,
+};
 use std::fmt;
-use std::sync::Arc;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Takes a mapping that is to be unmapped, and sees to it that nobody replaces its pages at that moment.
 ///
@@ -12,6 +17,12 @@ use std::sync::Arc;
 pub trait Unmapper: fmt::Debug + Send + Sync {
     /// Drops the mapping of a file, which device and inode name.
     fn unmap(&self, file: (u64, u64), mapping: Mapping);
+
+    /// The file that lies under byte `at` of the mapped file now, and which of its bytes, where that is known.
+    fn under(&self, file: (u64, u64), at: u64) -> Option<(Arc<OwnedFd>, u64)> {
+        let _ = (file, at);
+        None
+    }
 }
 
 /// A mapping that may be unmapped only in agreement with whoever replaces its pages.
@@ -33,6 +44,14 @@ impl Mapped {
     #[must_use]
     pub fn overlaid(file: (u64, u64), mapping: Mapping, unmapper: Arc<dyn Unmapper>) -> Self {
         Self { mapping: Some(mapping), unmapper: Some((file, unmapper)) }
+    }
+
+    /// The file that lies under byte `at` now, and which of its bytes: for another process that is to reach these pages
+    /// and no others. None where no file of its own lies there.
+    #[must_use]
+    pub fn under(&self, at: u64) -> Option<(Arc<OwnedFd>, u64)> {
+        let (file, unmapper) = self.unmapper.as_ref()?;
+        unmapper.under(*file, at)
     }
 
     fn inner(&self) -> Result<&Mapping, WindowError> {
@@ -58,10 +77,77 @@ pub struct BarMapping {
     pub shared: bool,
 }
 
+/// BARs of a function that were asked for: an answer does not change ([`PciFunction::bar_map`](crate::PciFunction::bar_map)).
+#[derive(Debug, Default)]
+pub struct BarMappings(Mutex<[Option<Option<BarMapping>>; 6]>);
+
+impl BarMappings {
+    /// The mapping of a BAR: what `map` says when it is asked for first.
+    ///
+    /// # Errors
+    /// What `map` says; it is asked again then.
+    pub fn get(
+        &self,
+        bar: BarIndex,
+        map: impl FnOnce() -> Result<Option<BarMapping>, FunctionError>,
+    ) -> Result<Option<BarMapping>, FunctionError> {
+        let mut mappings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = mappings.get_mut(usize::from(bar.0)) else { return Ok(None) };
+        match known {
+            Some(known) => Ok(known.clone()),
+            None => Ok(known.insert(map()?).clone()),
+        }
+    }
+}
+
 /// Takes memory back from a device.
 pub trait Registrar: fmt::Debug + Send + Sync {
     /// The device must not reach this range any more when it returns. A device that is gone reaches nothing.
     fn withdraw(&self, address: DeviceAddress, bytes: u64);
+}
+
+/// Makes memory for a device: for implementations of [`PciFunction`](crate::PciFunction).
+#[derive(Debug)]
+pub struct DmaProvider<'a> {
+    /// Which device addresses are free.
+    pub addresses: &'a Mutex<AddressSpace>,
+    /// Memory is given in multiples of this, at multiples of this: a power of two, at least 4096.
+    pub page_bytes: u64,
+    /// Who replaces its pages, if somebody does.
+    pub unmapper: Option<Arc<dyn Unmapper>>,
+    /// Who takes it back; that frees its address, too.
+    pub registrar: Arc<dyn Registrar>,
+}
+
+impl DmaProvider<'_> {
+    /// New memory, zeroed, at a free address, which `give` makes known to the device.
+    ///
+    /// # Errors
+    /// [`FunctionError`] when there is no memory or no address, and what `give` says.
+    pub fn allocate(
+        self,
+        bytes: u64,
+        align_bytes: u64,
+        give: impl FnOnce(DeviceAddress, &SharedFile, &Mapping) -> Result<(), FunctionError>,
+    ) -> Result<DmaMemory, FunctionError> {
+        let none = FunctionError::NoAddress { bytes };
+        let bytes = bytes.max(1).checked_next_multiple_of(self.page_bytes).ok_or(none)?;
+        let memory = |source| FunctionError::Memory { what: "a device", source };
+        let file = SharedFile::create("isthmus dma memory", bytes).map_err(memory)?;
+        let mapping = Mapping::new(&file, 0, bytes, Access::ReadWrite);
+        let mapping = mapping.map_err(|error| memory(io::Error::other(error)))?;
+        let lock = || self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = lock().take(bytes, align_bytes.max(self.page_bytes))?;
+        if let Err(error) = give(address, &file, &mapping) {
+            lock().give_back(address);
+            return Err(error);
+        }
+        let mapped = match self.unmapper {
+            Some(unmapper) => Mapped::overlaid(file.identity(), mapping, unmapper),
+            None => Mapped::fixed(mapping),
+        };
+        Ok(DmaMemory::new(mapped, address, self.registrar))
+    }
 }
 
 /// Memory of this process that a device may read and write. Clones are handles to the same memory.

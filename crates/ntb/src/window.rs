@@ -4,6 +4,7 @@ use crate::memory::memory_of;
 use crate::{BarIndex, DeviceAddress, DmaMemory, FunctionError, Mapped, PciFunction};
 use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -85,6 +86,13 @@ impl Outbound {
             Way::Mapped(memory) => Some(memory),
             Way::Messaged(..) => None,
         }
+    }
+
+    /// The file that the peer has put under byte `at`, and which of its bytes lies there: what a process may be given that is to
+    /// store there and nowhere else. None for a messaged window, for a closed one, and on hardware.
+    #[must_use]
+    pub fn under(&self, at: u64) -> Option<(Arc<OwnedFd>, u64)> {
+        self.memory()?.under(at)
     }
 
     /// Whether the link has been up, as far as this process has noticed, ever since the window was asked for. One load of

@@ -6,8 +6,9 @@ use rustix::fs::{MemfdFlags, fstat, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use std::ffi::c_void;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;
+use std::sync::Arc;
 
 /// Why an order was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,8 @@ struct Range {
     /// What was put at its beginning, as device and inode: as long as it is there, the addresses are ours.
     first: (u64, u64),
     close_on_hangup: bool,
+    /// What lies there, with the files: none where they are not kept.
+    under: Vec<(Piece, Arc<OwnedFd>)>,
 }
 
 const PAGE: u64 = 4096;
@@ -84,8 +87,25 @@ impl Overlays {
             }
             _ => self.ones.identity,
         };
-        self.ranges.push(Range { target, addresses, first, close_on_hangup: command.close_on_hangup });
+        let under = if result.is_ok() { kept(&command.pieces, files) } else { Vec::new() };
+        let close_on_hangup = command.close_on_hangup;
+        self.ranges.push(Range { target, addresses, first, close_on_hangup, under });
         result
+    }
+
+    /// The file that was put under byte `at` of a range of this file, and which byte of it lies there: what this process may
+    /// hand to another one that is to reach these pages and no others.
+    #[must_use]
+    pub fn under(&self, file: (u64, u64), at: u64) -> Option<(Arc<OwnedFd>, u64)> {
+        let file = (normal_device(file.0), file.1);
+        let mut ranges = self.ranges.iter().filter(|range| (range.target.device, range.target.inode) == file);
+        ranges.find_map(|range| {
+            let at = at.checked_sub(range.target.offset)?;
+            range.under.iter().find_map(|(piece, file)| {
+                let skip = at.checked_sub(piece.at).filter(|&skip| skip < piece.bytes)?;
+                Some((Arc::clone(file), piece.offset.checked_add(skip)?))
+            })
+        })
     }
 
     /// Forgets the ranges of a file, which this process is about to unmap: its addresses may be somebody else's next.
@@ -180,6 +200,14 @@ impl Overlays {
         }
         Ok(())
     }
+}
+
+/// The pieces with their files, to be handed on. A process without descriptors to spare does without.
+fn kept(pieces: &[Piece], files: &[BorrowedFd<'_>]) -> Vec<(Piece, Arc<OwnedFd>)> {
+    let kept: Vec<Option<Arc<OwnedFd>>> =
+        files.iter().map(|file| file.try_clone_to_owned().ok().map(Arc::new)).collect();
+    let file = |piece: &Piece| kept.get(piece.file).and_then(Option::as_ref).map(Arc::clone);
+    pieces.iter().filter_map(|piece| Some((*piece, file(piece)?))).collect()
 }
 
 /// Whether the areas from `nth` on cover the whole range without a gap, in the file and in memory.

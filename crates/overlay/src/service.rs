@@ -4,6 +4,7 @@ use crate::agent::Agent;
 use crate::{AgentError, Overlays};
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,6 +59,12 @@ impl Service {
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// The file that the twin has put under byte `at` of a file that this process maps ([`Overlays::under`]).
+    #[must_use]
+    pub fn under(&self, file: (u64, u64), at: u64) -> Option<(Arc<OwnedFd>, u64)> {
+        lock(&self.overlays).under(file, at)
     }
 
     /// Drops what maps a file (its device and inode), while no order is being carried out.

@@ -26,6 +26,8 @@
 //! **Why sealed.** A load from a mapped file behind its end is a SIGBUS that kills the process. A memfd that carries
 //! `F_SEAL_SHRINK` cannot be cut, so its length, checked once, holds for ever; any other file is refused.
 //!
+//! Beside that, the few facts about time that take an instruction which Rust calls unsafe: [`ticks`], [`kernel_clock`].
+//!
 //! What this crate does not do: interpret bytes, lock, allocate on access, know devices.
 //!
 //! Invariants: a mapping lies inside its file and the file cannot shrink; an access outside a mapping is an error and
@@ -43,6 +45,7 @@ mod inherit;
 mod mapping;
 mod plain;
 mod raw;
+mod time;
 mod transfer;
 mod window;
 
@@ -53,6 +56,7 @@ pub use heap::Heap;
 pub use inherit::{NotInherited, take_inherited};
 pub use mapping::{Access, MapError, Mapping, OutOfBounds};
 pub use plain::Plain;
+pub use time::{KernelClock, kernel_clock, ticks, ticks_are_invariant};
 pub use transfer::{fill, transfer};
 pub use window::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
 

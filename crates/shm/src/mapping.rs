@@ -4,9 +4,11 @@ use crate::Routine;
 use crate::SharedFile;
 use crate::raw::Raw;
 use crate::window::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
+use rustix::fs::{FileType, fstat, fstatfs};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::c_void;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 
 /// What a mapping may be used for.
@@ -49,7 +51,16 @@ pub enum MapError {
 #[error("an access outside the mapping")]
 pub struct OutOfBounds;
 
-/// A range of a shared file in this process.
+/// What lies behind a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    /// Memory, cached.
+    File,
+    /// A device: not cached, each access is one transaction of its own.
+    Device,
+}
+
+/// A range of a shared file in this process, or of a device.
 #[derive(Debug)]
 pub struct Mapping {
     /// What mmap returned, at a page boundary of the file.
@@ -58,6 +69,7 @@ pub struct Mapping {
     /// The range that was asked for, inside `map`.
     range: Raw,
     access: Access,
+    behind: Behind,
 }
 
 // SAFETY: a mapping is an address range of the whole process, and every access is volatile.
@@ -93,7 +105,53 @@ impl Mapping {
         let base = unsafe { map.add(skip) };
         // SAFETY: `len` bytes from `base` lie in the mapping, which lives as long as `self`; stores ask `access` first.
         let range = unsafe { Raw::new(base, len) };
-        Ok(Self { map, map_bytes, range, access })
+        Ok(Self { map, map_bytes, range, access, behind: Behind::File })
+    }
+
+    /// Maps a region of a device, by the descriptor that its driver has given out (VFIO): `bytes` bytes, whole pages, at
+    /// `offset` of that descriptor. The kernel maps it uncached: each access is a transaction on the bus, so copies go by
+    /// the widest words that fit and no routine is faster, and [`settle`](Window::settle) has to read.
+    ///
+    /// The region keeps its length for as long as the mapping lives. Whoever maps it sees to it that the device keeps on decoding:
+    /// an access to one that does not is a SIGBUS.
+    ///
+    /// # Errors
+    /// [`MapError`] when the range is not whole pages, the descriptor is no device's, or the kernel refuses.
+    pub fn device(device: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<Self, MapError> {
+        let refused = |source| MapError::Mmap { offset, bytes, source };
+        let end = offset.checked_add(bytes).filter(|_| bytes > 0);
+        let page = u64::try_from(PAGE).unwrap_or(u64::MAX);
+        let whole = offset.is_multiple_of(page) && bytes.is_multiple_of(page);
+        let range = || MapError::Range { offset, bytes, file_bytes: u64::MAX };
+        let len = usize::try_from(bytes).ok().filter(|_| whole && end.is_some()).ok_or_else(range)?;
+        if !is_device(device).map_err(refused)? {
+            return Err(refused(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not the descriptor of a device",
+            )));
+        }
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh range chosen by the kernel; nothing of ours lies there.
+        let address = unsafe { mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, device, offset) }
+            .map_err(|errno| refused(errno.into()))?;
+        let map = NonNull::new(address.cast::<u8>()).ok_or_else(range)?;
+        // SAFETY: the mapping has `len` bytes and lives as long as `self`.
+        let range = unsafe { Raw::new(map, len) };
+        Ok(Self { map, map_bytes: len, range, access: Access::ReadWrite, behind: Behind::Device })
+    }
+
+    /// What copies `bytes` bytes best.
+    fn routine(&self, bytes: usize) -> Routine {
+        self.fit(Routine::for_size(bytes))
+    }
+
+    /// A routine that the memory can take: in uncached memory `rep movsb` goes byte by byte, and a hypervisor
+    /// that emulates a device may know no vector instructions.
+    fn fit(&self, routine: Routine) -> Routine {
+        match self.behind {
+            Behind::File => routine,
+            Behind::Device => Routine::Words,
+        }
     }
 
     /// Length in bytes.
@@ -113,7 +171,7 @@ impl Mapping {
     /// # Errors
     /// [`OutOfBounds`], and `out` is unchanged.
     pub fn read(&self, at: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
-        self.range.read(Routine::for_size(out.len()), at, out).map_err(|_| OutOfBounds)
+        self.range.read(self.routine(out.len()), at, out).map_err(|_| OutOfBounds)
     }
 
     /// Copies `data` into the mapping at `at`.
@@ -124,7 +182,7 @@ impl Mapping {
         if self.access != Access::ReadWrite {
             return Err(OutOfBounds);
         }
-        self.range.write(Routine::for_size(data.len()), at, data).map_err(|_| OutOfBounds)
+        self.range.write(self.routine(data.len()), at, data).map_err(|_| OutOfBounds)
     }
 
     /// Where `len` bytes at `at` are.
@@ -180,11 +238,11 @@ impl Window for Mapping {
     }
 
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
-        self.writable()?.write(Routine::for_size(data.len()), at, data)
+        self.writable()?.write(self.routine(data.len()), at, data)
     }
 
     fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
-        self.writable()?.write(routine, at, data)
+        self.writable()?.write(self.fit(routine), at, data)
     }
 
     fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
@@ -200,19 +258,23 @@ impl Window for Mapping {
         Ok(())
     }
 
+    /// Stores to a device are posted: a load returns after those before it.
     fn settle(&self) -> Result<(), WindowError> {
         crate::full_fence();
+        if self.behind == Behind::Device {
+            self.range.load_u32(0, LoadOrder::Acquire)?;
+        }
         Ok(())
     }
 }
 
 impl Memory for Mapping {
     fn read(&self, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
-        self.range.read(Routine::for_size(out.len()), at, out)
+        self.range.read(self.routine(out.len()), at, out)
     }
 
     fn read_by(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
-        self.range.read(routine, at, out)
+        self.range.read(self.fit(routine), at, out)
     }
 
     fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {
@@ -233,6 +295,16 @@ impl Drop for Mapping {
     }
 }
 
+/// Whether a descriptor may be a device's: a character device, or an anonymous inode as VFIO's groups give out. No file
+/// that somebody could cut is either.
+fn is_device(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let kind = FileType::from_raw_mode(fstat(fd)?.st_mode);
+    Ok(kind == FileType::CharacterDevice || fstatfs(fd)?.f_type == ANONYMOUS)
+}
+
+/// `ANON_INODE_FS_MAGIC` of the kernel's `uapi/linux/magic.h`.
+const ANONYMOUS: i64 = 0x0904_1934;
+
 /// What mincore counts in.
 const PAGE: usize = 4096;
 /// 256 KiB at any alignment.
@@ -241,6 +313,7 @@ const MOST_PAGES: usize = 65;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     fn mapping(bytes: u64) -> (SharedFile, Mapping) {
         let file = SharedFile::create("test", bytes).unwrap();
@@ -290,6 +363,26 @@ mod tests {
         assert_eq!(out, [7; 8]);
         let read_only = Mapping::new(&file, 0, 4096, Access::Read).unwrap();
         assert_eq!(read_only.write(0, &[1]), Err(OutOfBounds));
+    }
+
+    #[test]
+    fn only_devices_are_mapped_as_devices() {
+        let zero = std::fs::File::options().read(true).write(true).open("/dev/zero").unwrap();
+        let device = Mapping::device(zero.as_fd(), 0, 8192).unwrap();
+        let data: Vec<u8> = (0..=255).cycle().take(5000).collect();
+        Window::write_by(&device, Routine::Stream, 3, &data).unwrap();
+        let mut seen = vec![0; 5000];
+        Memory::read_by(&device, Routine::Rep, 3, &mut seen).unwrap();
+        assert!(seen == data);
+        device.settle().unwrap();
+        for (offset, bytes) in [(0, 0), (1, 4096), (0, 4095), (u64::MAX - 4095, 4096)] {
+            let refused = Mapping::device(zero.as_fd(), offset, bytes);
+            assert!(matches!(refused, Err(MapError::Range { .. })), "{offset:#x} {bytes:#x}");
+        }
+        let (memfd, _mapping) = mapping(4096);
+        assert!(matches!(Mapping::device(memfd.as_fd(), 0, 4096), Err(MapError::Mmap { .. })));
+        let disk = tempfile::tempfile().unwrap();
+        assert!(matches!(Mapping::device(disk.as_fd(), 0, 4096), Err(MapError::Mmap { .. })));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use crate::twin::{House, Shared};
 use isthmus_overlay::Service;
 use ntb::addresses::{AddressSpace, place_bars};
 use ntb::{
-    BarIndex, BarMapping, DeviceAddress, DmaMemory, FunctionError, Mapped, PciFunction, Registrar, Unmapper,
+    BarIndex, BarMapping, BarMappings, DeviceAddress, DmaMemory, DmaProvider, FunctionError, Mapped,
+    PciFunction, Registrar, Unmapper,
 };
 use ntb_spec::function;
 use rustix::io::Errno;
@@ -18,15 +19,12 @@ use vfio_user::server::{Device, IrqChange};
 use vfio_user::wire::{DmaAddr, DmaMap, DmaUnmap, IrqIndex, RegionIndex};
 
 const PAGE: u64 = 4096;
-/// Where BARs are kept once they are mapped.
-const BARS: usize = 6;
 
 /// A port of a [`LocalTwin`](crate::LocalTwin). Dropping it detaches: the port loses power, the peer sees the link go down.
 #[derive(Debug)]
 pub struct LocalPort {
     plug: Arc<Plug>,
-    /// BARs that were asked for: the answer does not change.
-    mappings: Mutex<[Option<Option<BarMapping>>; BARS]>,
+    mappings: BarMappings,
 }
 
 /// The claim to a port. Memory that was given to the device holds it, too: it is taken back through it.
@@ -42,7 +40,7 @@ struct Plug {
 impl LocalPort {
     pub(crate) fn new(house: Arc<House>, side: Side, number: u64) -> Result<Self, FunctionError> {
         let plug = Arc::new(Plug { house, side, number, addresses: Mutex::default() });
-        let port = Self { plug, mappings: Mutex::default() };
+        let port = Self { plug, mappings: BarMappings::default() };
         place_bars(&port)?;
         Ok(port)
     }
@@ -126,30 +124,24 @@ impl PciFunction for LocalPort {
     }
 
     fn bar_map(&self, bar: BarIndex) -> Result<Option<BarMapping>, FunctionError> {
-        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = mappings.get_mut(usize::from(bar.0)) else { return Ok(None) };
-        match known {
-            Some(known) => Ok(known.clone()),
-            None => Ok(known.insert(self.map(bar)?).clone()),
-        }
+        self.mappings.get(bar, || self.map(bar))
     }
 
     fn dma_allocate(&self, bytes: u64, align_bytes: u64) -> Result<DmaMemory, FunctionError> {
-        let none = || FunctionError::NoAddress { bytes };
-        let bytes = bytes.max(1).checked_next_multiple_of(PAGE).ok_or_else(none)?;
-        let memory = |source| FunctionError::Memory { what: "a device", source };
-        let file = SharedFile::create("isthmus dma memory", bytes).map_err(memory)?;
-        let mapping = Mapping::new(&file, 0, bytes, Access::ReadWrite);
-        let mapping = mapping.map_err(|error| memory(io::Error::other(error)))?;
-        let fd = file.as_fd().try_clone_to_owned().map_err(memory)?;
-        let address = self.plug.lock_addresses().take(bytes, align_bytes.max(PAGE))?;
-        let map =
-            DmaMap { iova: DmaAddr(address.0), size: bytes, fd_offset: 0, readable: true, writeable: true };
-        if let Err(errno) = self.device(|device| device.dma_map(map, Some(fd))) {
-            self.plug.lock_addresses().give_back(address);
-            return Err(refused("memory", errno));
-        }
-        Ok(DmaMemory::new(Mapped::fixed(mapping), address, Arc::clone(&self.plug) as Arc<dyn Registrar>))
+        let provider = DmaProvider {
+            addresses: &self.plug.addresses,
+            page_bytes: PAGE,
+            unmapper: None,
+            registrar: Arc::clone(&self.plug) as Arc<dyn Registrar>,
+        };
+        provider.allocate(bytes, align_bytes, |address, file, mapping| {
+            let size = u64::try_from(mapping.bytes()).unwrap_or(u64::MAX);
+            let fd = file.as_fd().try_clone_to_owned();
+            let fd = fd.map_err(|source| FunctionError::Memory { what: "a device", source })?;
+            let iova = DmaAddr(address.0);
+            let map = DmaMap { iova, size, fd_offset: 0, readable: true, writeable: true };
+            self.device(|device| device.dma_map(map, Some(fd))).map_err(|errno| refused("memory", errno))
+        })
     }
 
     fn enable_vectors(&self, eventfds: &[BorrowedFd<'_>]) -> Result<(), FunctionError> {

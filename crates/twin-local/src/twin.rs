@@ -92,7 +92,7 @@ impl LocalTwin {
             *driver = number;
             state.attaches = number;
             state.machine.attach(side, Some(std::process::id()));
-            Ok(number)
+            Ok::<u64, FunctionError>(number)
         })?;
         LocalPort::new(Arc::clone(&self.0), side, attach)
     }

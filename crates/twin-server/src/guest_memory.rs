@@ -103,8 +103,9 @@ pub(crate) const MAX_SECTIONS: usize = 65535;
 /// engines, each of which has its own, for its libraries and its heap: a host that used them up would leave none to the other.
 pub(crate) const MAX_MAPPINGS: usize = 12288;
 
-/// Files that are kept open for a host. A guest has one, or one a NUMA node.
-const MAX_FILES: usize = 64;
+/// Files that are kept open for a host. A guest has one, or one a NUMA node; a process that divides its window has one for each
+/// part.
+const MAX_FILES: usize = 256;
 
 impl GuestMemory {
     /// Whether another section may be added: ask before mapping anything.

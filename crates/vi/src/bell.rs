@@ -3,6 +3,7 @@
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, read, write};
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -20,6 +21,16 @@ impl Bell {
     /// When the kernel gives no descriptor.
     pub fn new() -> io::Result<Self> {
         Ok(Self { fd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+    }
+
+    /// A bell for two processes that do not trust each other: the first end rings, the second one waits. It is a pipe, each end of
+    /// which has flags of its own, so that whoever holds one cannot make a ring at the other wait.
+    ///
+    /// # Errors
+    /// When the kernel gives no descriptors.
+    pub fn divided() -> io::Result<(Self, Self)> {
+        let (waits, rings) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok((Self { fd: rings }, Self { fd: waits }))
     }
 
     /// One that another process sent. Whether it is an eventfd shows when it is rung.
@@ -58,7 +69,8 @@ impl Bell {
     /// # Errors
     /// When the descriptor is no eventfd.
     pub fn silence(&self) -> io::Result<()> {
-        match read(&self.fd, &mut [0; 8]) {
+        // An eventfd gives 8 bytes; a pipe gives as many rings as there are.
+        match read(&self.fd, &mut [0; 512]) {
             Ok(_) | Err(Errno::AGAIN) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
@@ -102,6 +114,17 @@ mod tests {
         sent.ring().unwrap();
         assert!(bell.wait(None).unwrap());
         assert!(!bell.wait(Some(Duration::ZERO)).unwrap());
+    }
+
+    #[test]
+    fn a_divided_bell_rings_at_its_other_end_and_never_waits() {
+        let (rings, waits) = Bell::divided().unwrap();
+        for _ in 0..100_000 {
+            rings.ring().unwrap();
+        }
+        assert!(waits.wait(None).unwrap());
+        while waits.wait(Some(Duration::ZERO)).unwrap() {}
+        assert!(!waits.wait(Some(Duration::ZERO)).unwrap());
     }
 
     #[test]

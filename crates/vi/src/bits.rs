@@ -21,3 +21,8 @@ pub(crate) fn low32(word: u64) -> u32 {
 pub(crate) fn place(word: u64) -> usize {
     word as usize
 }
+
+#[inline(always)]
+pub(crate) fn low64(word: u128) -> u64 {
+    word as u64
+}

@@ -10,7 +10,8 @@
 //! [`Vi`] belongs to one thread and has [lanes](lane): each is one ring from one sending to one receiving interface, with
 //! its own buffers, in its own memory file. [`ProtectionDomain`] and [`PacketBuffer`] say whose buffers may be posted
 //! where, [`filter`] which frames an interface gets, [`Pio`] and [`Alternative`] hold frames with the receiver before
-//! they are sent. docs/vi.md teaches all of it; docs/vi-parity.md compares it with ef_vi row by row.
+//! they are sent. [`TimedVi`] adds a [clock](clock), a [`Pace`], a timer and [discards](checksum); a [packed stream](stream) takes
+//! frames to a [capture file](pcapng). docs/vi.md teaches all of it; docs/vi-parity.md compares it with ef_vi row by row.
 //!
 //! ```
 //! use vi::lane::{Geometry, Meta, SharedLane};
@@ -45,11 +46,8 @@
 //! - in steady state nothing is allocated, and on lanes without wake-ups no system call is made;
 //! - a receiver that has primed and sleeps is woken by the next frame.
 //!
-//! Not built: the *adapter* (layout of one window for many lanes, agreement on MAC, MTU, features and generation with a
-//! peer, publication of filter tables); the service that hands lanes to processes, and with it the second look at
-//! filters for senders that are not trusted; clocks (a [stamp](lane::Meta::stamp) is carried, not made); packed
-//! streams, capture and replay; timers, pacing, merged receive events; the commands `isthmus vi`. Lanes run over any
-//! `shm` window, but nothing here opens one across a bridge.
+//! Not here: anything that opens a window. The crate `vi-service` makes lanes across a bridge, publishes filter tables, and hands
+//! lanes to processes. Not built: merged receive events.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -65,19 +63,32 @@
 
 mod bell;
 mod bits;
+pub mod capture;
+pub mod checksum;
+pub mod clock;
 mod domain;
 pub mod filter;
 mod interface;
 pub mod lane;
+mod pace;
 mod packet;
+pub mod pcapng;
 mod programmed;
+pub mod replay;
 mod statistics;
 mod steer;
+pub mod stream;
+mod timed;
+mod timer;
+pub mod udp;
 
 pub use bell::Bell;
 pub use domain::{PacketBuffer, ProtectionDomain};
 pub use interface::{Event, LaneId, NotPosted, PostRefusal, TransmitError, Vi};
+pub use pace::Pace;
 pub use packet::{Packet, RequestId};
 pub use programmed::{Alternative, Pio};
 pub use statistics::Statistics;
 pub use steer::Steered;
+pub use timed::{PacedError, TimedEvent, TimedVi};
+pub use timer::EventTimer;

@@ -3,7 +3,7 @@
 mod arguments;
 mod copy;
 mod perf;
-mod progress;
+pub(crate) mod progress;
 mod start;
 mod test;
 

@@ -5,14 +5,14 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// Tells what a run is doing.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     what: &'static str,
     bar: Option<ProgressBar>,
     begun: Instant,
 }
 
 impl Progress {
-    pub(super) fn new(what: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
             bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -26,14 +26,14 @@ impl Progress {
         Self { what, bar, begun: Instant::now() }
     }
 
-    pub(super) fn tell(&self, text: &str) {
+    pub(crate) fn tell(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(text.to_owned()),
             None => eprintln!("[{:>4} s] {}: {text}", self.begun.elapsed().as_secs(), self.what),
         }
     }
 
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

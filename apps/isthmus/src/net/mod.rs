@@ -123,9 +123,9 @@ impl From<Profile> for cells::Profile {
 
 /// `10.9.0.1/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Address {
-    host: Ipv4Addr,
-    prefix: u8,
+pub(crate) struct Address {
+    pub(crate) host: Ipv4Addr,
+    pub(crate) prefix: u8,
 }
 
 impl FromStr for Address {

@@ -1,11 +1,11 @@
 //! `isthmus perf`: what crossing costs, measured beside what it would cost without a bridge.
 
 mod doorbell;
+mod iperf;
 mod net;
 mod plot;
 mod report;
 mod sweep;
-mod sweep_plot;
 mod window;
 
 use crate::Outcome;
@@ -13,6 +13,7 @@ use crate::opposite::FarSide;
 use clap::Subcommand;
 use report::Report;
 use std::path::PathBuf;
+use std::time::Duration;
 use twin::WindowSize;
 use twin_server::WindowMode;
 
@@ -54,8 +55,22 @@ enum Bench {
         #[command(flatten)]
         output: Output,
     },
-    /// Bandwidth through the framework's rings by buffer size, both profiles: two processes, memory of this machine
+    /// Bandwidth by buffer size: the framework's rings in both profiles, and what socket programs get
+    #[command(after_help = "\
+Example:
+  isthmus perf sweep --dma --plot sweep.svg
+
+Rows of rings stand beside one memcpy of the same buffers, those of sockets beside veth in the same seconds: iperf3 between
+two network namespaces over `isthmus net`, over two TAPs joined by a plain loop, over veth, and over loopback. The latter take
+root, ip, nsenter and iperf3, and are left out with a line that says why where one is missing; iperf3 has buffers of up to 1 MiB.
+It pins nothing: it wants a machine with two idle processors.")]
     Sweep {
+        /// Also over a twin with an engine: cells by the processor, by the processor in an engine's place, by the I/OAT engine
+        #[arg(long)]
+        dma: bool,
+        /// Leave out what socket programs get
+        #[arg(long)]
+        no_sockets: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -76,6 +91,15 @@ the two TAPs; what the kernel drops at either end of a flood is counted and told
         own: i32,
         /// The file that the other one receives in
         theirs: i32,
+        /// The published profile
+        #[arg(long)]
+        paper: bool,
+    },
+    /// The process opposite a sweep over a twin
+    #[command(hide = true)]
+    SweepTwinFar {
+        #[command(flatten)]
+        far_side: FarSide,
         /// The published profile
         #[arg(long)]
         paper: bool,
@@ -106,16 +130,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             (window::measure(*window, mw_size.bytes(), output.time_ms)?, output)
         }
         Some(Bench::Doorbell { output }) => (doorbell::measure(output.time_ms)?, output),
-        Some(Bench::Sweep { output }) => (sweep::measure(output.time_ms)?, output),
+        Some(Bench::Sweep { dma, no_sockets, output }) => {
+            let time = Duration::from_millis(output.time_ms);
+            (sweep::measure(sweep::Plan { time, dma: *dma, sockets: !no_sockets })?, output)
+        }
         Some(Bench::SweepFar { own, theirs, paper }) => {
-            return sweep::serve(*own, *theirs, *paper).map(|()| Outcome::Done);
+            return sweep::serve_memory(*own, *theirs, *paper).map(|()| Outcome::Done);
+        }
+        Some(Bench::SweepTwinFar { far_side, paper }) => {
+            return sweep::serve_twin(far_side, *paper).map(|()| Outcome::Done);
         }
         None => {
             anyhow::bail!("say what to measure: isthmus perf window, doorbell, sweep or net")
         }
     };
     if let Some(path) = &output.plot {
-        if report.bench == "sweep" { sweep_plot::draw(&report, path) } else { plot::draw(&report, path) }?;
+        if report.bench == "sweep" { sweep::plot::draw(&report, path) } else { plot::draw(&report, path) }?;
     }
     print(&report, output.json)?;
     Ok(Outcome::Done)

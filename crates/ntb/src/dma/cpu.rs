@@ -69,12 +69,15 @@ impl DmaEngine for CpuCopy {
     fn poll(&mut self) -> Result<usize, DmaError> {
         let ended = std::mem::take(&mut self.ended);
         let count = ended.len();
+        let mut unheard = Ok(count);
         for (done, result) in ended {
-            if let Some(done) = done {
-                done(result);
+            match (done, result) {
+                (Some(done), result) => done(result),
+                (None, Err(error)) => unheard = Err(error),
+                (None, Ok(())) => {}
             }
         }
-        Ok(count)
+        unheard
     }
 
     fn pending(&self) -> usize {

@@ -70,7 +70,8 @@ pub trait DmaEngine: fmt::Debug + Send {
     /// Calls `done` of every copy that has ended, and says how many those are; never waits.
     ///
     /// # Errors
-    /// [`DmaError`] when the engine has failed; every copy under way was told, and it has begun anew.
+    /// [`DmaError`] when the engine has failed, or a copy that nobody hears of by `done`; every copy under way was told,
+    /// and it has begun anew.
     fn poll(&mut self) -> Result<usize, DmaError>;
 
     /// How many copies are under way.

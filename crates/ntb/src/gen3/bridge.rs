@@ -4,8 +4,8 @@ use super::messages::MessageBlock;
 use super::{CloseWindow, DISABLED, Gen3, SNOOP, VALID_DOORBELLS};
 use crate::events::wait_readable;
 use crate::{
-    BarIndex, Bridge, BridgeError, DeviceAddress, DmaMemory, DoorbellTarget, Events, Inbound, Link, Outbound,
-    Port, Speed, Width, WindowAlign, WindowKind,
+    BarIndex, Bridge, BridgeError, DeviceAddress, DividedMemory, DmaMemory, DoorbellTarget, Events, Inbound,
+    Link, Outbound, Port, Speed, Width, WindowAlign, WindowKind,
 };
 use ntb_spec::SCRATCHPADS;
 use ntb_spec::bar0::{Reg, offset_of};
@@ -104,6 +104,10 @@ impl Bridge for Gen3 {
 
     fn dma_allocate(&self, bytes: u64, align_bytes: u64) -> Result<DmaMemory, BridgeError> {
         Ok(self.registers.function().dma_allocate(bytes, align_bytes)?)
+    }
+
+    fn dma_divide(&self, bytes: u64, align_bytes: u64) -> Result<DividedMemory, BridgeError> {
+        Ok(self.registers.function().dma_divide(bytes, align_bytes)?)
     }
 
     fn doorbell_valid_mask(&self) -> u64 {

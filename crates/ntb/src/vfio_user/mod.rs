@@ -3,7 +3,8 @@
 mod overlay;
 
 use crate::addresses::{AddressSpace, place_bars};
-use crate::memory::{BarMapping, DmaMemory, Mapped, Registrar, Unmapper};
+use crate::divided::{DividedMemory, Planter};
+use crate::memory::{BarMapping, BarMappings, DmaMemory, DmaProvider, Mapped, Registrar, Unmapper};
 use crate::{BarIndex, DeviceAddress, FunctionError, PciFunction};
 use ntb_spec::function;
 use overlay::Overlay;
@@ -30,8 +31,7 @@ const BARS: usize = 6;
 pub struct VfioUser {
     session: Arc<Session>,
     sizes: [u64; BARS],
-    /// BARs that were asked for: the answer does not change.
-    mappings: Mutex<[Option<Option<BarMapping>>; BARS]>,
+    mappings: BarMappings,
     overlay: Option<Arc<Overlay>>,
 }
 
@@ -70,7 +70,7 @@ impl VfioUser {
             addresses: Mutex::default(),
             transfer_bytes: most.clamp(8, MESSAGE_BYTES),
         };
-        let function = Self { session: Arc::new(session), sizes, mappings: Mutex::default(), overlay };
+        let function = Self { session: Arc::new(session), sizes, mappings: BarMappings::default(), overlay };
         place_bars(&function)?;
         Ok(function)
     }
@@ -138,36 +138,30 @@ impl PciFunction for VfioUser {
     }
 
     fn bar_map(&self, bar: BarIndex) -> Result<Option<BarMapping>, FunctionError> {
-        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = mappings.get_mut(usize::from(bar.0)) else { return Ok(None) };
-        match known {
-            Some(known) => Ok(known.clone()),
-            None => Ok(known.insert(self.map(bar)?).clone()),
-        }
+        self.mappings.get(bar, || self.map(bar))
     }
 
     fn dma_allocate(&self, bytes: u64, align_bytes: u64) -> Result<DmaMemory, FunctionError> {
+        let provider = DmaProvider {
+            addresses: &self.session.addresses,
+            page_bytes: PAGE,
+            // In mode alias the twin has its pages replaced.
+            unmapper: self.overlay.as_ref().map(|overlay| Arc::clone(overlay) as Arc<dyn Unmapper>),
+            registrar: Arc::clone(&self.session) as Arc<dyn Registrar>,
+        };
+        provider.allocate(bytes, align_bytes, |address, file, mapping| {
+            let size = u64::try_from(mapping.bytes()).unwrap_or(u64::MAX);
+            let iova = DmaAddr(address.0);
+            let map = DmaMap { iova, size, fd_offset: 0, readable: true, writeable: true };
+            self.session.ask(|client| client.dma_map(map, Some(file.as_fd())))
+        })
+    }
+
+    fn dma_divide(&self, bytes: u64, align_bytes: u64) -> Result<DividedMemory, FunctionError> {
         let none = || FunctionError::NoAddress { bytes };
         let bytes = bytes.max(1).checked_next_multiple_of(PAGE).ok_or_else(none)?;
-        let memory = |source| FunctionError::Memory { what: "a device", source };
-        let file = SharedFile::create("isthmus dma memory", bytes).map_err(memory)?;
-        let mapping = Mapping::new(&file, 0, bytes, Access::ReadWrite);
-        let mapping = mapping.map_err(|error| memory(io::Error::other(error)))?;
-        let mapped = match &self.overlay {
-            // In mode alias the twin has its pages replaced.
-            Some(overlay) => {
-                Mapped::overlaid(file.identity(), mapping, Arc::clone(overlay) as Arc<dyn Unmapper>)
-            }
-            None => Mapped::fixed(mapping),
-        };
         let address = self.session.lock_addresses().take(bytes, align_bytes.max(PAGE))?;
-        let map =
-            DmaMap { iova: DmaAddr(address.0), size: bytes, fd_offset: 0, readable: true, writeable: true };
-        if let Err(error) = self.session.ask(|client| client.dma_map(map, Some(file.as_fd()))) {
-            self.session.lock_addresses().give_back(address);
-            return Err(error);
-        }
-        Ok(DmaMemory::new(mapped, address, Arc::clone(&self.session) as Arc<dyn Registrar>))
+        Ok(DividedMemory::new(address, bytes, Arc::clone(&self.session) as Arc<dyn Planter>))
     }
 
     fn enable_vectors(&self, eventfds: &[BorrowedFd<'_>]) -> Result<(), FunctionError> {
@@ -204,6 +198,21 @@ impl Session {
 
     fn lock_addresses(&self) -> MutexGuard<'_, AddressSpace> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Planter for Session {
+    fn plant(&self, address: DeviceAddress, file: &SharedFile) -> Result<(), FunctionError> {
+        let (iova, size) = (DmaAddr(address.0), file.bytes());
+        let map = DmaMap { iova, size, fd_offset: 0, readable: true, writeable: true };
+        self.ask(|client| client.dma_map(map, Some(file.as_fd())))
+    }
+
+    fn uproot(&self, address: DeviceAddress, bytes: u64) {
+        let unmap = DmaUnmap::Range { iova: DmaAddr(address.0), size: bytes };
+        if let Err(error) = self.ask(|client| client.dma_unmap(unmap)) {
+            tracing::debug!(%error, %address, "a file could not be withdrawn");
+        }
     }
 }
 

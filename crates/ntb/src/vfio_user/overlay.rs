@@ -8,6 +8,7 @@ use ntb_spec::bits::Ppd;
 use ntb_spec::config;
 use shm::Mapping;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -74,5 +75,9 @@ impl Overlay {
 impl Unmapper for Overlay {
     fn unmap(&self, file: (u64, u64), mapping: Mapping) {
         self.service.unmap(file, mapping);
+    }
+
+    fn under(&self, file: (u64, u64), at: u64) -> Option<(Arc<OwnedFd>, u64)> {
+        self.service.under(file, at)
     }
 }

@@ -37,6 +37,9 @@ pub enum TableError {
     /// The same target has the same filter.
     #[error("the target has this filter already: {0:?}")]
     Twice(FilterId),
+    /// Another filter has this number.
+    #[error("another filter has the number {0:?}")]
+    Number(FilterId),
     /// A set without members, or with more than 32.
     #[error("a set of {0} members: 1 to 32 are possible")]
     Members(usize),
@@ -103,25 +106,48 @@ impl<T: Copy + PartialEq> Table<T> {
     /// # Errors
     /// [`TableError`], and nothing has changed.
     pub fn add(&mut self, filter: Filter, target: Target<T>) -> Result<FilterId, TableError> {
-        check(&filter)?;
-        if let Target::Set(members) = &target
+        self.allow(&filter, &target)?;
+        let id = self.free_id().ok_or(TableError::Full)?;
+        self.put(id, filter, target);
+        Ok(id)
+    }
+
+    /// Adds a filter under the number that it has in another table, of which this one is a copy.
+    ///
+    /// # Errors
+    /// [`TableError`], and nothing has changed: [`TableError::Number`] when the number is in use here.
+    pub fn add_as(&mut self, id: FilterId, filter: Filter, target: Target<T>) -> Result<(), TableError> {
+        self.allow(&filter, &target)?;
+        if self.query(id).is_some() {
+            return Err(TableError::Number(id));
+        }
+        self.put(id, filter, target);
+        Ok(())
+    }
+
+    fn allow(&self, filter: &Filter, target: &Target<T>) -> Result<(), TableError> {
+        check(filter)?;
+        if let Target::Set(members) = target
             && (members.is_empty() || members.len() > MOST_MEMBERS)
         {
             return Err(TableError::Members(members.len()));
         }
-        if let Some(twin) = self.entries.iter().find(|entry| entry.filter == filter && entry.target == target)
+        if let Some(twin) =
+            self.entries.iter().find(|entry| entry.filter == *filter && entry.target == *target)
         {
             return Err(TableError::Twice(twin.id));
         }
         if self.entries.len() >= MOST_FILTERS {
             return Err(TableError::Full);
         }
-        let id = self.free_id().ok_or(TableError::Full)?;
+        Ok(())
+    }
+
+    fn put(&mut self, id: FilterId, filter: Filter, target: Target<T>) {
         // Behind all of the same rank: what was added first comes first.
         let at = self.entries.partition_point(|entry| entry.filter.rank() <= filter.rank());
         self.entries.insert(at, Entry { filter, id, target });
         self.generation += 1;
-        Ok(id)
     }
 
     /// Numbers are not used again soon, so that a packet on its way is not taken for another filter's.

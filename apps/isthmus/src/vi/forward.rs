@@ -1,0 +1,110 @@
+//! `isthmus vi forward`: carries frames from one link to another, as efforward does.
+
+use super::endpoint::{Endpoint, Rates, Tool, reach, tell};
+use crate::Outcome;
+use serde::Serialize;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+use vi::filter::Filter;
+use vi::{Event, ProtectionDomain, RequestId};
+use vi_service::Client;
+
+/// Carry frames from one link to another (efforward)
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example, where this host has a port of two links:
+  isthmus vi forward --service /tmp/vi-left.sock --service2 /tmp/vi-right.sock
+
+Without filters it takes all unicast and all multicast frames. A payload is copied once: from the buffer that it was received in
+into the buffer of who gets it.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    endpoint: Endpoint,
+    /// Socket of the service that holds this host's port of the other link
+    #[arg(long, value_name = "PATH")]
+    service2: PathBuf,
+    /// What to carry
+    #[arg(value_name = "FILTER")]
+    filters: Vec<Filter>,
+    /// One way only: from the first to the second
+    #[arg(short = 'u', long)]
+    unidirectional: bool,
+    /// End after so many frames
+    #[arg(short = 'n', long, value_name = "FRAMES")]
+    iterations: Option<u64>,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    frames: u64,
+    bytes: u64,
+    /// Copies that found no room at the other side.
+    dropped: u64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
+    let mut stop = crate::stop::on_signal()?;
+    stop.set_nonblocking(true)?;
+    // One domain: a packet of one link is sent on the other.
+    let domain = ProtectionDomain::<Tool>::new();
+    let second = Endpoint { service: arguments.service2.clone() };
+    let (mut left, mut right) = (arguments.endpoint.connect(&domain, None)?, second.connect(&domain, None)?);
+    for client in [&mut left, &mut right] {
+        reach(client, 0, Duration::from_secs(10))?;
+    }
+    let filters = match arguments.filters.as_slice() {
+        [] => &[Filter::UnicastAll, Filter::MulticastAll],
+        filters => filters,
+    };
+    let ways = if arguments.unidirectional { vec![&mut left] } else { vec![&mut left, &mut right] };
+    for client in ways {
+        for filter in filters {
+            client.add_filter(*filter)?;
+        }
+    }
+    let mut report = Report::default();
+    let mut rates = Rates::new(arguments.json);
+    let most = arguments.iterations.unwrap_or(u64::MAX);
+    let mut turns = 0_u32;
+    while report.frames < most {
+        for client in [&mut left, &mut right] {
+            if client.has_news() {
+                client.refresh()?;
+            }
+        }
+        carry(&left, &right, &mut report)?;
+        carry(&right, &left, &mut report)?;
+        turns = turns.wrapping_add(1);
+        if turns & 0xFFF == 0 {
+            rates.tell(report.frames, report.bytes);
+            if stop.read(&mut [0]).is_ok() {
+                break;
+            }
+        }
+    }
+    let text = format!("{} packets, {} bytes, {} dropped", report.frames, report.bytes, report.dropped);
+    tell(arguments.json, &report, &text)?;
+    Ok(Outcome::Done)
+}
+
+fn carry(from: &Client<Tool>, to: &Client<Tool>, report: &mut Report) -> anyhow::Result<()> {
+    let mut events: [Event<'_, Tool>; 32] = std::array::from_fn(|_| Event::Nothing);
+    let count = from.poll(&mut events);
+    for event in events.iter().take(count) {
+        if let Event::Received(packet) = event {
+            let steered = to.attachment().forward(packet, RequestId(0))?;
+            report.frames += 1;
+            report.bytes += packet.len() as u64;
+            report.dropped += u64::from(steered.full);
+        }
+    }
+    if count > 0 {
+        to.attachment().push()?;
+        to.vi().transmit_unbundle(&mut [RequestId(0); 256]);
+    }
+    Ok(())
+}

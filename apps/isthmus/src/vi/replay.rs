@@ -1,0 +1,21 @@
+//! `isthmus vi replay`.
+
+use crate::Outcome;
+
+/// Send the frames of a pcapng file
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    endpoint: super::Endpoint,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
+    anyhow::bail!(
+        "vi replay at {} (json: {}) is not built yet",
+        arguments.endpoint.service.display(),
+        arguments.json
+    )
+}

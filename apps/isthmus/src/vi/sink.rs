@@ -1,0 +1,112 @@
+//! `isthmus vi sink`: receives what filters take, as efsink does.
+
+use super::endpoint::{Endpoint, Rates, Tool, tell};
+use crate::Outcome;
+use serde::Serialize;
+use std::io::Read;
+use std::time::Duration;
+use vi::filter::Filter;
+use vi::{Event, ProtectionDomain};
+
+/// Receive what filters take, and count it (efsink)
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  isthmus vi sink --service /tmp/vi-b.sock udp:239.1.2.3:5000
+
+Filters: {udp|tcp}:[vid=N,]host:port[-port][,rhost:rport], eth:[vid=N,]mac, ethertype:[vid=N,]number, ip-protocol:[vid=N,]number,
+unicast-all, multicast-all, unicast-mis, multicast-mis, sniff")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    endpoint: Endpoint,
+    /// What to receive
+    #[arg(required = true, value_name = "FILTER")]
+    filters: Vec<Filter>,
+    /// End after so many frames
+    #[arg(short = 'n', long, value_name = "FRAMES")]
+    iterations: Option<u64>,
+    /// Sleep until something comes, instead of polling
+    #[arg(short = 'e', long)]
+    eventq_wait: bool,
+    /// Show each frame
+    #[arg(short = 'd', long)]
+    hexdump: bool,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    frames: u64,
+    bytes: u64,
+    /// Frames that came although no filter takes them: dropped.
+    strangers: u64,
+    /// Frames by the number of the filter that took them.
+    filters: std::collections::BTreeMap<u16, u64>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
+    let mut stop = crate::stop::on_signal()?;
+    stop.set_nonblocking(true)?;
+    let mut client = arguments.endpoint.connect(&ProtectionDomain::<Tool>::new(), None)?;
+    for filter in &arguments.filters {
+        client.add_filter(*filter)?;
+    }
+    let mut report = Report::default();
+    let mut rates = Rates::new(arguments.json);
+    let most = arguments.iterations.unwrap_or(u64::MAX);
+    let mut turns = 0_u32;
+    while report.frames < most {
+        if client.has_news() {
+            client.refresh()?;
+        }
+        let mut events: [Event<'_, Tool>; 32] = std::array::from_fn(|_| Event::Nothing);
+        let count = client.poll(&mut events);
+        for event in events.iter().take(count) {
+            let Event::Received(packet) = event else { continue };
+            report.frames += u64::from(packet.starts());
+            report.bytes += packet.len() as u64;
+            *report.filters.entry(packet.filter().number()).or_default() += 1;
+            if arguments.hexdump {
+                let mut bytes = vec![0; packet.len()];
+                packet.copy_to(&mut bytes)?;
+                eprintln!("{}", dump(&bytes));
+            }
+        }
+        drop(events);
+        turns = turns.wrapping_add(1);
+        if count == 0 && arguments.eventq_wait {
+            client.wait(Some(Duration::from_millis(200)))?;
+        }
+        if arguments.eventq_wait || turns & 0xFFF == 0 {
+            rates.tell(report.frames, report.bytes);
+            if stop.read(&mut [0]).is_ok() {
+                break;
+            }
+        }
+    }
+    report.strangers = client.attachment().strangers();
+    let text = format!("{} packets, {} bytes, {} strangers", report.frames, report.bytes, report.strangers);
+    tell(arguments.json, &report, &text)?;
+    Ok(Outcome::Done)
+}
+
+/// Lines of sixteen bytes.
+fn dump(bytes: &[u8]) -> String {
+    let line = |(at, line): (usize, &[u8])| {
+        let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{:04x}  {}", at * 16, hex.join(" "))
+    };
+    bytes.chunks(16).enumerate().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_dump_has_sixteen_bytes_a_line() {
+        let text = super::dump(&[0xAB; 17]);
+        assert_eq!(text.lines().count(), 2);
+        assert_eq!(text.lines().last(), Some("0010  ab"));
+    }
+}

@@ -1,0 +1,182 @@
+//! The event queue: polling it, putting into it, sleeping until something is in it.
+
+use super::{LaneId, SOFTWARE_EVENTS, Vi, lane_id};
+use crate::lane::{LaneError, LaneOver};
+use crate::packet::Packet;
+use crate::statistics::add;
+use shm::{Mapping, Memory, Window};
+use std::cell::Cell;
+use std::io;
+use std::time::Duration;
+
+/// What a poll tells.
+#[derive(Debug, Default)]
+pub enum Event<'vi, D, O: Window = Mapping, M: Memory = Mapping> {
+    /// Nothing: a place in the slice that no event was written to.
+    #[default]
+    Nothing,
+    /// A packet came.
+    Received(Packet<'vi, D, O, M>),
+    /// Frames were sent; [`Vi::transmit_unbundle`] says which.
+    Transmitted {
+        /// How many completions wait.
+        count: usize,
+    },
+    /// A lane to receive from is over. Its packets that are held stay readable.
+    ReceiveFailed {
+        /// Which.
+        lane: LaneId,
+        /// Why.
+        reason: LaneError,
+    },
+    /// A lane to send on is over; [`Vi::failed_transmits`] says what may be lost.
+    TransmitFailed {
+        /// Which.
+        lane: LaneId,
+        /// Why.
+        reason: LaneError,
+    },
+    /// A number that the application [put](Vi::put) into the queue.
+    Software(u16),
+    /// Software events were lost: the queue was full.
+    Overflow,
+}
+
+impl<D, O: Window, M: Memory> Vi<D, O, M> {
+    /// Writes events into `events`, from its beginning; how many. What stood in the places that it writes to is dropped;
+    /// places behind the last event are left as they are.
+    #[inline]
+    pub fn poll<'vi>(&'vi self, events: &mut [Event<'vi, D, O, M>]) -> usize {
+        let lanes = self.receive.len();
+        let mut count = 0;
+        let mut turn = self.turn.get();
+        for _ in 0..lanes {
+            let Some(lane) = self.receive.get(turn) else { break };
+            while let Some(place) = events.get_mut(count) {
+                match lane.receiver.take() {
+                    Ok(Some(arrival)) => {
+                        add(&self.counters.received_packets, 1);
+                        add(&self.counters.received_bytes, arrival.body.len() as u64);
+                        *place = Event::Received(Packet::new(lane, self.domain, arrival));
+                        count += 1;
+                    }
+                    Ok(None) => break,
+                    Err(LaneOver) => {
+                        if let Some(reason) = self.first_failure(&lane.told, lane.receiver.failure()) {
+                            *place = Event::ReceiveFailed { lane: lane_id(turn), reason };
+                            count += 1;
+                        }
+                        break;
+                    }
+                }
+            }
+            turn = if turn + 1 < lanes { turn + 1 } else { 0 };
+            if count == events.len() {
+                // The one that filled the slice waits for its next turn.
+                self.turn.set(turn);
+                return count;
+            }
+        }
+        if self.others.get() { self.poll_others(events, count) } else { count }
+    }
+
+    fn quiet(&self) -> bool {
+        self.completed.borrow().len() == self.told.get()
+            && self.software.borrow().is_empty()
+            && !self.overflow.get()
+    }
+
+    #[inline(never)]
+    fn poll_others<'vi>(&'vi self, events: &mut [Event<'vi, D, O, M>], mut count: usize) -> usize {
+        let completed = self.completed.borrow().len();
+        if completed > self.told.get()
+            && let Some(place) = events.get_mut(count)
+        {
+            *place = Event::Transmitted { count: completed };
+            self.told.set(completed);
+            count += 1;
+        }
+        while let Some(place) = events.get_mut(count) {
+            let Some(number) = self.software.borrow_mut().pop_front() else { break };
+            *place = Event::Software(number);
+            count += 1;
+        }
+        if self.overflow.get()
+            && let Some(place) = events.get_mut(count)
+        {
+            *place = Event::Overflow;
+            self.overflow.set(false);
+            count += 1;
+        }
+        self.others.set(!self.quiet());
+        count
+    }
+
+    /// A failure that was not told yet.
+    #[cold]
+    fn first_failure(&self, told: &Cell<bool>, failure: Option<LaneError>) -> Option<LaneError> {
+        if told.replace(true) {
+            return None;
+        }
+        add(&self.counters.lanes_over, 1);
+        failure
+    }
+
+    /// Lanes to send on that are over and were not told of yet, as events. Sending tells of them too, as an error.
+    pub fn poll_senders<'vi>(&'vi self, events: &mut [Event<'vi, D, O, M>]) -> usize {
+        let mut count = 0;
+        for (at, lane) in self.send.iter().enumerate() {
+            let failure = lane.sender.borrow().failure();
+            if failure.is_some()
+                && let Some(place) = events.get_mut(count)
+                && let Some(reason) = self.first_failure(&lane.told, failure)
+            {
+                *place = Event::TransmitFailed { lane: lane_id(at), reason };
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Puts a number into the event queue. When it is full the number is lost, and a poll tells of an overflow.
+    pub fn put(&self, number: u16) {
+        self.others.set(true);
+        let mut software = self.software.borrow_mut();
+        if software.len() < SOFTWARE_EVENTS {
+            software.push_back(number);
+        } else {
+            self.overflow.set(true);
+            add(&self.counters.overflows, 1);
+        }
+    }
+
+    /// Whether a poll would tell of something.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        !self.quiet() || self.receive.iter().any(|lane| lane.receiver.has_event().unwrap_or(!lane.told.get()))
+    }
+
+    /// Arms every receiving lane, then looks once more. True: nothing is there, and whatever comes rings the bell.
+    /// After that the bell's descriptor may be waited for, in `epoll` too.
+    #[must_use]
+    pub fn prime(&self) -> bool {
+        // All are armed, whatever the first one says.
+        let asleep = self.receive.iter().fold(true, |asleep, lane| {
+            let armed = lane.receiver.arm().unwrap_or(lane.told.get());
+            asleep && armed
+        });
+        asleep && self.quiet()
+    }
+
+    /// Sleeps until something comes, or `limit` has passed. True: poll again.
+    ///
+    /// # Errors
+    /// Without a [bell](Self::set_bell), or when it cannot be waited for.
+    pub fn wait(&self, limit: Option<Duration>) -> io::Result<bool> {
+        let bell = self.bell.as_ref().ok_or_else(|| io::Error::other("the interface has no bell"))?;
+        if !self.prime() {
+            return Ok(true);
+        }
+        bell.wait(limit)
+    }
+}
