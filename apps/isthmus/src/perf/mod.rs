@@ -1,6 +1,7 @@
 //! `isthmus perf`: what crossing costs, measured beside what it would cost without a bridge.
 
 mod doorbell;
+mod iperf;
 mod latency;
 mod net;
 mod placed;

@@ -6,17 +6,17 @@
 //!              └── veth with the same MTU as ours ─────────────────────────────────────────┘
 //! ```
 
+use super::iperf::{self, add_veth, inside};
 use crate::Outcome;
 use crate::net;
 use crate::soak::world::{Options, Side, World};
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use lab::perf::Machine;
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// The MTU of a veth that nobody has changed, in bytes.
@@ -178,7 +178,7 @@ struct Bench {
     world: World,
     mtu: u32,
     offload: Offload,
-    _server: Server,
+    _server: iperf::Server,
 }
 
 impl Bench {
@@ -187,7 +187,8 @@ impl Bench {
         let world = World::build_with(&options, &["--offload", offload.name()])?;
         add_veth(&world, "veth0", 2, VETH_MTU)?;
         add_veth(&world, "veth1", 3, mtu)?;
-        let server = Server::start(&world)?;
+        // Any address: that of each way.
+        let server = iperf::Server::start(&world, Side::B, "0.0.0.0")?;
         Ok(Self { world, mtu, offload, _server: server })
     }
 
@@ -213,24 +214,7 @@ impl Bench {
 
     /// Gbit/s that arrive there.
     fn tcp(&self, to: &str, seconds: u32) -> anyhow::Result<f64> {
-        let report = self.iperf(&["--client", to, "--time", &seconds.to_string()])?;
-        let bits = report.pointer("/end/sum_received/bits_per_second").and_then(Value::as_f64);
-        match bits {
-            Some(bits) if bits > 0.0 => Ok(bits / 1e9),
-            _ => bail!(
-                "iperf3 to {to} measured nothing: {}",
-                report.get("error").and_then(Value::as_str).unwrap_or("no reason given")
-            ),
-        }
-    }
-
-    fn iperf(&self, arguments: &[&str]) -> anyhow::Result<Value> {
-        let output = inside(&self.world, Side::A, "iperf3")
-            .args(["--json", "--connect-timeout", "5000"])
-            .args(arguments)
-            .stderr(Stdio::inherit())
-            .output()?;
-        serde_json::from_slice(&output.stdout).context("iperf3 made no report")
+        Ok(iperf::tcp(&self.world, to, &["--time", &seconds.to_string()])? / 1e9)
     }
 
     fn ping(&self, count: u32) -> anyhow::Result<Pings> {
@@ -246,17 +230,19 @@ impl Bench {
     fn flood(&self, seconds: u32) -> anyhow::Result<Flood> {
         let before = self.told()?;
         let sockets = self.socket_drops()?;
-        let report = self.iperf(&[
-            "--client",
+        let report = iperf::run(
+            &self.world,
             Side::B.address(),
-            "--udp",
-            "--bitrate",
-            "0",
-            "--length",
-            &DATAGRAM_BYTES.to_string(),
-            "--time",
-            &seconds.to_string(),
-        ])?;
+            &[
+                "--udp",
+                "--bitrate",
+                "0",
+                "--length",
+                &DATAGRAM_BYTES.to_string(),
+                "--time",
+                &seconds.to_string(),
+            ],
+        )?;
         let sent = report.pointer("/end/sum/packets").and_then(Value::as_u64);
         let sent = sent.context("iperf3 sent no datagrams")?;
         let began = Instant::now();
@@ -331,62 +317,6 @@ fn median(mut values: Vec<f64>) -> f64 {
     let middle = values.len() / 2;
     let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
     if values.len().is_multiple_of(2) { (at(middle.wrapping_sub(1)) + at(middle)) / 2.0 } else { at(middle) }
-}
-
-/// A command in a host's namespace.
-fn inside(world: &World, side: Side, program: &str) -> Command {
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net={}", world.namespace(side).display())).arg(program).stdin(Stdio::null());
-    command
-}
-
-/// A pair of the kernel's own, in the network 10.9.N.0/24.
-fn add_veth(world: &World, name: &str, network: u8, mtu: u32) -> anyhow::Result<()> {
-    let there = world.namespace(Side::B).display().to_string();
-    let ip = |side: Side, arguments: &[&str]| -> anyhow::Result<()> {
-        let output = inside(world, side, "ip").args(arguments).output()?;
-        let why = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), why.trim());
-        Ok(())
-    };
-    ip(Side::A, &["link", "add", name, "type", "veth", "peer", "name", name, "netns", &there])?;
-    for (side, host) in [(Side::A, 1), (Side::B, 2)] {
-        ip(side, &["address", "add", &format!("10.9.{network}.{host}/24"), "dev", name])?;
-        ip(side, &["link", "set", name, "mtu", &mtu.to_string(), "up"])?;
-    }
-    Ok(())
-}
-
-/// An iperf3 that serves one client after the other; it ends with this value.
-#[derive(Debug)]
-struct Server(Child);
-
-impl Server {
-    fn start(world: &World) -> anyhow::Result<Self> {
-        let child = inside(world, Side::B, "iperf3")
-            .args(["--server", "--forceflush"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()?;
-        let mut server = Self(child);
-        let mut said = BufReader::new(server.0.stdout.take().context("a server without output")?).lines();
-        loop {
-            let line = said.next().context("iperf3 does not serve: apt-get install iperf3")??;
-            if line.contains("listening") {
-                break;
-            }
-        }
-        // What else it says is read, so that it never waits for a reader.
-        std::thread::spawn(move || said.for_each(drop));
-        Ok(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ended = self.0.kill();
-        let _status = self.0.wait();
-    }
 }
 
 impl fmt::Display for Report {

@@ -9,6 +9,7 @@
 
 use super::{Rows, SIZES, bytes};
 use crate::lab::progress::Progress;
+use crate::perf::iperf::{self, Server, add_veth};
 use crate::perf::report::Row;
 use crate::soak::world::{Options, Side, World};
 use anyhow::{Context, bail, ensure};
@@ -16,11 +17,10 @@ use netdev::namespace::{Namespace, enter};
 use netdev::{MTU_MAX, MacAddress, Offload, Tap, TapOptions, TapQueue};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
-use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -44,6 +44,8 @@ const WAYS: [Way; 4] = [
     Way { name: "loopback", address: "127.0.0.1", server: Side::A },
 ];
 const VETH: &str = "veth";
+/// Its MTU if nobody changes it, in bytes.
+const VETH_MTU: u32 = 1500;
 
 /// Whether this machine permits it, and if not, why.
 pub(super) fn permitted() -> anyhow::Result<()> {
@@ -59,8 +61,11 @@ pub(super) fn measure(time: Duration, rows: &mut Rows, progress: &Progress) -> a
         Options { mtu: MTU_MAX, window: "direct".to_owned(), profile: cells::Profile::Fast.to_string() };
     let world = World::build(&options)?;
     let _taps = Taps::join(&world)?;
-    add_veth(&world)?;
-    let _servers = WAYS.iter().map(|way| Server::start(&world, way)).collect::<anyhow::Result<Vec<_>>>()?;
+    add_veth(&world, VETH, 2, VETH_MTU)?;
+    let _servers = WAYS
+        .iter()
+        .map(|way| Server::start(&world, way.server, way.address))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     for size in SIZES.map(bytes).filter(|&size| size <= LONGEST) {
         progress.tell(&format!("iperf3 with buffers of {} KiB", size >> 10));
         let mut rates = Vec::new();
@@ -83,78 +88,14 @@ pub(super) fn measure(time: Duration, rows: &mut Rows, progress: &Progress) -> a
     Ok(())
 }
 
-/// A command in a host's namespace.
-fn command(world: &World, side: Side, program: &str) -> Command {
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net={}", world.namespace(side).display())).arg(program).stdin(Stdio::null());
-    command
-}
-
 impl Way {
     /// MB/s that arrive, in buffers of so many bytes.
     fn measure(&self, world: &World, size: usize, time: Duration) -> anyhow::Result<f64> {
         // iperf3 knows whole seconds.
         let seconds = time.as_secs().max(1);
-        let output = command(world, Side::A, "iperf3")
-            .args(["--client", self.address, "--json", "--connect-timeout", "5000"])
-            .args(["--time", &seconds.to_string(), "--length", &size.to_string()])
-            .output()?;
-        let report: serde_json::Value =
-            serde_json::from_slice(&output.stdout).context("iperf3 says nothing")?;
-        match report.pointer("/end/sum_received/bits_per_second").and_then(serde_json::Value::as_f64) {
-            Some(bits) if bits > 0.0 => Ok(bits / 8e6),
-            _ => {
-                bail!("iperf3 measured nothing: {}", report.get("error").unwrap_or(&serde_json::Value::Null))
-            }
-        }
+        let arguments = ["--time", &seconds.to_string(), "--length", &size.to_string()];
+        Ok(iperf::tcp(world, self.address, &arguments)? / 8e6)
     }
-}
-
-/// An iperf3 that serves one client after the other; it ends with this value.
-#[derive(Debug)]
-struct Server(Child);
-
-impl Server {
-    fn start(world: &World, way: &Way) -> anyhow::Result<Self> {
-        let child = command(world, way.server, "iperf3")
-            .args(["--server", "--bind", way.address, "--forceflush"])
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut server = Self(child);
-        let mut output = BufReader::new(server.0.stdout.take().context("a server without output")?).lines();
-        loop {
-            let line = output.next().with_context(|| format!("no iperf3 at {}", way.address))??;
-            if line.contains("listening") {
-                break;
-            }
-        }
-        // What else it says is read, so that it never waits for a reader.
-        std::thread::spawn(move || output.for_each(drop));
-        Ok(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ended = self.0.kill();
-        let _status = self.0.wait();
-    }
-}
-
-fn add_veth(world: &World) -> anyhow::Result<()> {
-    let there = world.namespace(Side::B).display().to_string();
-    let ip = |side: Side, arguments: &[&str]| -> anyhow::Result<()> {
-        let output = command(world, side, "ip").args(arguments).output()?;
-        let why = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), why.trim());
-        Ok(())
-    };
-    ip(Side::A, &["link", "add", VETH, "type", "veth", "peer", "name", VETH, "netns", &there])?;
-    for (side, address) in [(Side::A, "10.9.2.1/24"), (Side::B, "10.9.2.2/24")] {
-        ip(side, &["address", "add", address, "dev", VETH])?;
-        ip(side, &["link", "set", VETH, "up"])?;
-    }
-    Ok(())
 }
 
 /// Two TAPs, joined by a loop in each direction that reads a frame and writes it.
