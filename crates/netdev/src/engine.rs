@@ -26,7 +26,12 @@ pub struct CellsEngine {
     staging: DmaMemory,
     /// Bytes of it that copies under way read.
     used: usize,
+    /// Bytes that the engine has not been told of.
+    waiting: usize,
 }
+
+/// The engine is told of so many bytes at once: telling it costs a register write, and a published cell has 748 bytes.
+const BATCH_BYTES: usize = 64 << 10;
 
 impl CellsEngine {
     /// Takes an engine for a window. Pieces of up to `staging_bytes` are under way at once: a frame, at best.
@@ -35,7 +40,7 @@ impl CellsEngine {
     /// [`DmaError`] when it has no memory.
     pub fn new(engine: Box<dyn DmaEngine>, to: Outbound, staging_bytes: u64) -> Result<Self, DmaError> {
         let staging = engine.allocate(staging_bytes.max(1))?;
-        Ok(Self { engine, to, staging, used: 0 })
+        Ok(Self { engine, to, staging, used: 0, waiting: 0 })
     }
 
     fn stage(&mut self, at: usize, piece: &[u8]) -> Result<(), DmaError> {
@@ -51,15 +56,20 @@ impl CellsEngine {
             to_at: at,
             bytes: piece.len(),
         };
-        match self.engine.copy(copy.clone(), None) {
+        match self.engine.queue(copy.clone(), None) {
             Err(DmaError::Full) => {
-                // What is staged stays where it is: only this piece has not been begun.
+                // What is staged stays where it is: only this piece has not been queued.
                 self.engine.finish(PATIENCE)?;
-                self.engine.copy(copy, None)?;
+                self.engine.queue(copy, None)?;
             }
             other => other?,
         }
         self.used = self.used.saturating_add(piece.len());
+        self.waiting = self.waiting.saturating_add(piece.len());
+        if self.waiting >= BATCH_BYTES {
+            self.engine.start()?;
+            self.waiting = 0;
+        }
         Ok(())
     }
 
@@ -69,7 +79,7 @@ impl CellsEngine {
         if self.engine.pending() > 0 {
             return Err(DmaError::NotQuiet);
         }
-        self.used = 0;
+        (self.used, self.waiting) = (0, 0);
         Ok(())
     }
 }

@@ -50,7 +50,7 @@ impl DmaEngine for CpuCopy {
         Ok(self.function.dma_allocate(bytes, 1)?)
     }
 
-    fn copy(&mut self, copy: DmaCopy, done: Option<DmaDone>) -> Result<(), DmaError> {
+    fn queue(&mut self, copy: DmaCopy, done: Option<DmaDone>) -> Result<(), DmaError> {
         check(&copy)?;
         if matches!(copy.to, DmaTarget::Address(_)) {
             return Err(DmaError::Unreachable);
@@ -60,6 +60,11 @@ impl DmaEngine for CpuCopy {
         }
         let result = self.carry_out(&copy);
         self.ended.push((done, result));
+        Ok(())
+    }
+
+    /// Each copy was made when it was queued.
+    fn start(&mut self) -> Result<(), DmaError> {
         Ok(())
     }
 

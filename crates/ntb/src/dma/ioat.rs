@@ -37,6 +37,8 @@ pub struct Ioat {
     completion: DmaMemory,
     /// Descriptors since the chain was begun: numbers without end.
     issued: u64,
+    /// Of these, how many the engine has been told of.
+    started: u64,
     completed: u64,
     under_way: VecDeque<UnderWay>,
     fence: bool,
@@ -99,6 +101,7 @@ impl Ioat {
             ring,
             completion,
             issued: 0,
+            started: 0,
             completed: 0,
             under_way: VecDeque::new(),
             fence: false,
@@ -138,7 +141,7 @@ impl Ioat {
         }
         let errors: [u8; 4] = self.get(Channel::Error)?;
         self.set(Channel::Error, &errors)?;
-        (self.issued, self.completed, self.fence) = (0, 0, false);
+        (self.issued, self.started, self.completed, self.fence) = (0, 0, 0, false);
         self.completion.store_u64(0, 0, StoreOrder::Release)?;
         self.set(Channel::CompletionAddress, &self.completion.address().0.to_le_bytes())?;
         self.set(Channel::Control, &CONTROL_RUN.to_le_bytes())?;
@@ -242,7 +245,7 @@ impl DmaEngine for Ioat {
         Ok(self.function.dma_allocate(bytes, 64)?)
     }
 
-    fn copy(&mut self, copy: DmaCopy, done: Option<DmaDone>) -> Result<(), DmaError> {
+    fn queue(&mut self, copy: DmaCopy, done: Option<DmaDone>) -> Result<(), DmaError> {
         check(&copy)?;
         let to = match &copy.to {
             DmaTarget::Window(outbound) => outbound.address().ok_or(DmaError::Unreachable)?,
@@ -275,9 +278,18 @@ impl DmaEngine for Ioat {
             (from, to) = (from.saturating_add(step), to.saturating_add(step));
         }
         self.under_way.push_back(UnderWay { ends_at: self.issued, _copy: copy, done });
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<(), DmaError> {
+        if self.started == self.issued {
+            return Ok(());
+        }
         // The descriptors are memory of this host; the write of the count is behind them on every way there is.
         let [low, high, ..] = self.issued.to_le_bytes();
-        self.set(Channel::Count, &[low, high])
+        self.set(Channel::Count, &[low, high])?;
+        self.started = self.issued;
+        Ok(())
     }
 
     fn fence(&mut self) {
@@ -285,6 +297,7 @@ impl DmaEngine for Ioat {
     }
 
     fn poll(&mut self) -> Result<usize, DmaError> {
+        self.start()?;
         self.rearm()?;
         let noted = self.note_completion();
         let count = self.tell();

@@ -57,12 +57,28 @@ pub trait DmaEngine: fmt::Debug + Send {
     /// When there is none.
     fn allocate(&self, bytes: u64) -> Result<DmaMemory, DmaError>;
 
-    /// Queues a copy and starts it. `done` is called by a later [`poll`](Self::poll).
+    /// Queues a copy, which begins at the next [`start`](Self::start) at the latest. `done` is called by a later
+    /// [`poll`](Self::poll).
     ///
     /// # Errors
     /// [`DmaError::Full`] when too many are under way: poll first. [`DmaError::Range`] and [`DmaError::Unreachable`] for a
     /// copy that cannot be; nothing was queued.
-    fn copy(&mut self, copy: DmaCopy, done: Option<DmaDone>) -> Result<(), DmaError>;
+    fn queue(&mut self, copy: DmaCopy, done: Option<DmaDone>) -> Result<(), DmaError>;
+
+    /// Begins all that is queued: one register write, however many those are. [`poll`](Self::poll) does it too.
+    ///
+    /// # Errors
+    /// [`DmaError`] when the engine is gone.
+    fn start(&mut self) -> Result<(), DmaError>;
+
+    /// Queues a copy and starts it.
+    ///
+    /// # Errors
+    /// As [`queue`](Self::queue) and [`start`](Self::start).
+    fn copy(&mut self, copy: DmaCopy, done: Option<DmaDone>) -> Result<(), DmaError> {
+        self.queue(copy, done)?;
+        self.start()
+    }
 
     /// Copies that are queued from now on begin when all before them have ended.
     fn fence(&mut self);

@@ -1,6 +1,7 @@
 //! The framework alone: two processes, two memory files that both map, which are the windows of a link without a twin.
 
-use super::{PATIENCE, Rows, WINDOW_BYTES, class, rings, setup};
+use super::rings::{self, Turn};
+use super::{PATIENCE, Rows, WINDOW_BYTES, class, setup};
 use crate::lab::progress::Progress;
 use anyhow::{Context, ensure};
 use cells::{Channel, Link, Profile};
@@ -29,7 +30,7 @@ pub(super) fn measure(time: Duration, rows: &mut Rows, progress: &Progress) -> a
         let mut far = Far::start(&own, &theirs, profile)?;
         let channel = open(&own, &theirs, profile)?;
         let class = class(channel.round_trip());
-        rings::measure(channel.split(), &profile.to_string(), class, time, rows)?;
+        rings::measure(channel.split(), &profile.to_string(), class, Turn { bytes: 8 << 20, time }, rows)?;
         far.wait()?;
     }
     Ok(())

@@ -7,25 +7,32 @@ use cells::{Receiver, Sender};
 use shm::{Memory, Window};
 use std::time::{Duration, Instant};
 
-/// What is sent in one turn, at least.
-const TURN_BYTES: usize = 8 << 20;
 /// A frame that asks for an answer, and one that ends the other process; both are shorter than any buffer.
 const TURN_IS_OVER: &[u8] = b"turn";
 const END: &[u8] = b"end";
 
 pub(super) type End<O, I> = (Sender<O, I>, Receiver<O, I>);
 
+/// How long a measurement is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    /// What is sent in one turn, at least.
+    pub(super) bytes: usize,
+    /// For each size.
+    pub(super) time: Duration,
+}
+
 /// Measures every size, beside memcpy, and ends the other process.
 pub(super) fn measure<O: Window, I: Memory>(
     mut end: End<O, I>,
     name: &str,
     class: &'static str,
-    time: Duration,
+    turn: Turn,
     rows: &mut Rows,
 ) -> anyhow::Result<()> {
     for bits in SIZES {
         let data = vec![0x5A_u8; bytes(bits)];
-        let (ours, reference, windows) = turns(&mut end, &data, time)?.quicker_half();
+        let (ours, reference, windows) = turns(&mut end, &data, turn)?.quicker_half();
         rows.push(Row {
             name: name.to_owned(),
             bytes: data.len(),
@@ -45,14 +52,14 @@ pub(super) fn measure<O: Window, I: Memory>(
 fn turns<O: Window, I: Memory>(
     (send, receive): &mut End<O, I>,
     data: &[u8],
-    time: Duration,
+    turn: Turn,
 ) -> anyhow::Result<Pairs> {
-    let count = (TURN_BYTES / data.len()).max(1);
+    let count = (turn.bytes / data.len()).max(1);
     let each =
         |began: Instant| began.elapsed().as_secs_f64() * 1e9 / f64::from(u32::try_from(count).unwrap_or(1));
     let mut to = data.to_vec();
     let mut pairs = Pairs::default();
-    let until = Instant::now() + time;
+    let until = Instant::now() + turn.time;
     // The first pair has the pages faulted in, and is not counted.
     let mut first = true;
     while pairs.is_few() || Instant::now() < until {
