@@ -66,7 +66,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FRAMES", default_value_t = 1000)]
     queue_frames: u32,
     /// How long to poll after the last frame before sleeping, in microseconds
-    #[arg(long, value_name = "US", default_value_t = 20)]
+    #[arg(long, value_name = "US", default_value_t = 5)]
     poll_us: u64,
     /// Network namespace that the interface is made in: /run/netns/NAME or /proc/PID/ns/net
     #[arg(long, value_name = "PATH")]
