@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "BYTES", default_value_t = netdev::MTU_MAX)]
     mtu: u32,
     /// What both kernels leave undone between them
-    #[arg(long, value_name = "WHAT", default_value = "checksum")]
+    #[arg(long, value_name = "WHAT", default_value = "segmentation")]
     offload: Offload,
     /// Every offload with MTUs of 1500, 9000 and 65521 instead
     #[arg(long, conflicts_with_all = ["mtu", "offload"])]
