@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "BYTES", default_value_t = netdev::MTU_MAX)]
     mtu: u32,
     /// What both kernels leave undone between them
-    #[arg(long, value_name = "WHAT", default_value = "checksum")]
+    #[arg(long, value_name = "WHAT", default_value = "segmentation")]
     offload: Offload,
     /// Every offload with MTUs of 1500, 9000 and 65521 instead
     #[arg(long, conflicts_with_all = ["mtu", "offload"])]
@@ -45,6 +45,9 @@ pub(super) struct Arguments {
     /// Seconds of each turn
     #[arg(long, value_name = "S", default_value_t = 1)]
     seconds: u32,
+    /// Where the twin and both interfaces run; iperf3 runs where the kernel puts it
+    #[arg(long, value_name = "WHERE", value_delimiter = ',', default_values = ["anywhere", "together"])]
+    bridge: Vec<Place>,
     /// Also so many pings, each sent when the last has come back, of which none may be lost
     #[arg(long, value_name = "N", default_value_t = 0)]
     pings: u32,
@@ -65,6 +68,32 @@ enum Offload {
     Checksum,
     /// Nor is a stream cut into segments
     Segmentation,
+}
+
+/// Where the processes of the bridge run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Place {
+    /// Wherever the kernel puts them
+    Anywhere,
+    /// All on the first processor that this process may use
+    Together,
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Anywhere => "anywhere",
+            Self::Together => "together",
+        }
+    }
+
+    fn processor(self) -> anyhow::Result<Option<usize>> {
+        Ok(match self {
+            Self::Anywhere => None,
+            Self::Together => yardstick::allowed_processors()?.first().copied(),
+        })
+    }
 }
 
 impl Offload {
@@ -92,6 +121,7 @@ struct Report {
 struct Row {
     mtu: u32,
     offload: Offload,
+    bridge: Place,
     /// Gbit/s that arrived, the median of the turns.
     gbits: f64,
     /// The same over veth with its default MTU.
@@ -154,8 +184,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         pings: None,
         flood: None,
     };
-    for (mtu, offload) in cases {
-        let bench = Bench::build(mtu, offload)?;
+    let placed = cases.iter().flat_map(|case| arguments.bridge.iter().map(move |&place| (case, place)));
+    for (&(mtu, offload), place) in placed {
+        let bench = Bench::build(mtu, offload, place)?;
         report.rows.push(bench.pairs(arguments.pairs, arguments.seconds)?);
         if arguments.pings > 0 && report.pings.is_none() {
             report.pings = Some(bench.ping(arguments.pings)?);
@@ -178,18 +209,24 @@ struct Bench {
     world: World,
     mtu: u32,
     offload: Offload,
+    place: Place,
     _server: iperf::Server,
 }
 
 impl Bench {
-    fn build(mtu: u32, offload: Offload) -> anyhow::Result<Self> {
-        let options = Options { mtu, window: "direct".to_owned(), profile: cells::Profile::Fast.to_string() };
+    fn build(mtu: u32, offload: Offload, place: Place) -> anyhow::Result<Self> {
+        let options = Options {
+            mtu,
+            window: "direct".to_owned(),
+            profile: cells::Profile::Fast.to_string(),
+            processor: place.processor()?,
+        };
         let world = World::build_with(&options, &["--offload", offload.name()])?;
         add_veth(&world, "veth0", 2, VETH_MTU)?;
         add_veth(&world, "veth1", 3, mtu)?;
         // Any address: that of each way.
         let server = iperf::Server::start(&world, Side::B, "0.0.0.0")?;
-        Ok(Self { world, mtu, offload, _server: server })
+        Ok(Self { world, mtu, offload, place, _server: server })
     }
 
     /// Turns of all three ways, one after the other.
@@ -204,6 +241,7 @@ impl Bench {
         Ok(Row {
             mtu: self.mtu,
             offload: self.offload,
+            bridge: self.place,
             ratio: median(ratios(&veth)),
             ratio_same_mtu: median(ratios(&same)),
             gbits: median(ours.clone()),
@@ -324,14 +362,15 @@ impl fmt::Display for Report {
         writeln!(f, "{} on {}", self.command, self.machine)?;
         writeln!(
             f,
-            "TCP, one stream    MTU  offload         Gbit/s  veth 1500  ratio  veth same MTU  ratio"
+            "TCP, one stream    MTU  offload       bridge      Gbit/s  veth 1500  ratio  veth same MTU  ratio"
         )?;
         for row in &self.rows {
-            let Row { mtu, offload, gbits, veth_gbits, veth_same_mtu_gbits, ratio, ratio_same_mtu } = row;
-            let offload = offload.name();
+            let Row { mtu, offload, bridge, gbits, veth_gbits, veth_same_mtu_gbits, ratio, ratio_same_mtu } =
+                row;
+            let (offload, bridge) = (offload.name(), bridge.name());
             writeln!(
                 f,
-                "                 {mtu:>5}  {offload:<12}  {gbits:>8.2}  {veth_gbits:>9.2}  {ratio:>5.2}  {veth_same_mtu_gbits:>13.2}  {ratio_same_mtu:>5.2}"
+                "                 {mtu:>5}  {offload:<12}  {bridge:<8}  {gbits:>8.2}  {veth_gbits:>9.2}  {ratio:>5.2}  {veth_same_mtu_gbits:>13.2}  {ratio_same_mtu:>5.2}"
             )?;
         }
         if let Some(Pings { sent, received, summary }) = &self.pings {

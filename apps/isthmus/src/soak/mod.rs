@@ -94,6 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         mtu: arguments.mtu,
         window: arguments.window.clone(),
         profile: arguments.profile.name().to_owned(),
+        processor: None,
     })?;
     let faults = Faults::default();
     let began = Instant::now();

@@ -21,6 +21,8 @@ pub(crate) struct Options {
     pub(crate) mtu: u32,
     pub(crate) window: String,
     pub(crate) profile: String,
+    /// The one processor that the twin and both interfaces share; none: wherever the kernel puts them.
+    pub(crate) processor: Option<usize>,
 }
 
 /// One host.
@@ -126,7 +128,7 @@ impl World {
         };
         let (a, b) = (host()?, host()?);
         let twin = start(
-            command()?
+            command(options.processor)?
                 .args(["twin", "--window", &options.window, "--mw-size", "4M"])
                 .args(["--port-a".as_ref(), directory.0.join("a.sock").as_os_str()])
                 .args(["--port-b".as_ref(), directory.0.join("b.sock").as_os_str()])
@@ -167,7 +169,7 @@ impl World {
     }
 
     fn start_net(&mut self, side: Side) -> anyhow::Result<()> {
-        let mut command = command()?;
+        let mut command = command(self.options.processor)?;
         command
             .args(["net", "--tap", "ntb0", "--mac", side.mac(), "--profile", &self.options.profile])
             .args(["--addr", &format!("{}/24", side.address()), "--mtu", &self.options.mtu.to_string()])
@@ -252,8 +254,13 @@ pub(crate) fn pause(time: Duration) {
     let _ = nothing.recv_timeout(time);
 }
 
-fn command() -> anyhow::Result<Command> {
-    Ok(Command::new(std::env::current_exe().context("which program is this?")?))
+/// This program again, as `taskset` starts it if it is to have one processor.
+fn command(processor: Option<usize>) -> anyhow::Result<Command> {
+    let program = std::env::current_exe().context("which program is this?")?;
+    let Some(processor) = processor else { return Ok(Command::new(program)) };
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", &processor.to_string()]).arg(program);
+    Ok(command)
 }
 
 fn start(command: &mut Command, log: &Path) -> anyhow::Result<Running> {
@@ -263,6 +270,6 @@ fn start(command: &mut Command, log: &Path) -> anyhow::Result<Running> {
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
-        .context("cannot start another process of this program")?;
+        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
     Ok(Running(child))
 }

@@ -57,8 +57,12 @@ pub(super) fn permitted() -> anyhow::Result<()> {
 }
 
 pub(super) fn measure(time: Duration, rows: &mut Rows, progress: &Progress) -> anyhow::Result<()> {
-    let options =
-        Options { mtu: MTU_MAX, window: "direct".to_owned(), profile: cells::Profile::Fast.to_string() };
+    let options = Options {
+        mtu: MTU_MAX,
+        window: "direct".to_owned(),
+        profile: cells::Profile::Fast.to_string(),
+        processor: None,
+    };
     let world = World::build(&options)?;
     let _taps = Taps::join(&world)?;
     add_veth(&world, VETH, 2, VETH_MTU)?;
