@@ -193,20 +193,20 @@ impl Peer for Libfabric {
         let client = [&common[..], &["-P", &number, "127.0.0.1"]].concat();
         let text = Running::start(self.processors.0, &client)?.finish()?;
         // Half a round trip in µs.
-        libfabric_us(&text, &bytes).map(|us| us * 2e3)
+        libfabric_us(&text).map(|us| us * 2e3)
     }
 }
 
-/// The column `usec/xfer` of the line for a size.
-fn libfabric_us(text: &str, bytes: &str) -> Result<f64> {
+/// The column `usec/xfer` of the one line that there is for one size. It begins with the size as people write it: `1.4k`.
+fn libfabric_us(text: &str) -> Result<f64> {
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let mut lines = text.lines().map(words);
     let names = lines.by_ref().find(|words| words.first().is_some_and(|word| word == "bytes"));
     let names = names.ok_or_else(|| anyhow!("fi_pingpong prints no table"))?;
     let column = names.iter().position(|name| name == "usec/xfer").context("fi_pingpong has no times")?;
-    let line = lines.find(|words| words.first().is_some_and(|word| word == bytes));
+    let line = lines.find(|words| !words.is_empty());
     // The header says `#ack` and `total` where a line may leave one out; times are counted from the end.
-    let line = line.context("fi_pingpong prints no line for this size")?;
+    let line = line.context("fi_pingpong prints no line below its table's head")?;
     let from_end = names.len() - column;
     let at = line.len().checked_sub(from_end).context("a line that is too short")?;
     line.get(at).and_then(|word| word.parse().ok()).ok_or_else(|| anyhow!("fi_pingpong prints {line:?}"))
@@ -344,8 +344,9 @@ mod tests {
         assert_eq!((ucx_final(ucx, 1).unwrap(), ucx_final(ucx, 7).unwrap()), (0.130, 7_437_155.0));
         assert!(ucx_final("Final: nothing", 1).is_err() && ucx_final("", 1).is_err());
         let libfabric = "bytes   #sent   #ack     total       time     MB/sec    usec/xfer   Mxfers/sec\n64      50k     =50k     6.1m        0.04s    155.12       0.41       2.42\n";
-        assert_eq!(libfabric_us(libfabric, "64").unwrap(), 0.41);
-        assert!(libfabric_us(libfabric, "65").is_err() && libfabric_us("", "64").is_err());
+        assert_eq!(libfabric_us(libfabric).unwrap(), 0.41);
+        assert_eq!(libfabric_us(&libfabric.replace("\n64 ", "\n1.4k ")).unwrap(), 0.41);
+        assert!(libfabric_us("bytes usec/xfer Mxfers/sec\n64\n").is_err() && libfabric_us("").is_err());
         assert_eq!(
             memif_rates("  Rx-pps:            0          Rx-bps: 0\n  Rx-pps:      1600000  Rx-bps: 1"),
             [1.6e6]
