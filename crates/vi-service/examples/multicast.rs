@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let group: std::net::SocketAddr = group.parse()?;
     let frames: u64 = frames.parse()?;
 
-    let options = ClientOptions { name: "multicast".to_owned(), set: None };
+    let options = ClientOptions { name: "multicast".to_owned(), ..ClientOptions::default() };
     let mut client = Client::<Market>::connect(Path::new(service), &ProtectionDomain::new(), &options)?;
     client.add_filter(Filter::Local {
         transport: Transport::Udp,

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
+use vi::clock::Clock;
 use vi::filter::{Filter, FlowCache, HEADER_BYTES, Headers, Table, Verdict};
 use vi::lane::{FilterId, Geometry, Meta, Receiver, SendError, Sender};
 use vi::{Bell, LaneId, Packet, ProtectionDomain, RequestId, Steered, TransmitError, Vi};
@@ -42,13 +43,15 @@ pub struct Attachment<D> {
     cache: RefCell<FlowCache<LaneId>>,
     kernel: Option<LaneId>,
     own: RefCell<Vec<(u16, Filter)>>,
+    /// What frames get their times from.
+    clock: Option<Clock>,
     strangers: Cell<u64>,
     dropped: Cell<u64>,
 }
 
 impl<D> Attachment<D> {
-    /// An interface without lanes.
-    pub fn new(domain: &ProtectionDomain<D>, bell: Option<Bell>) -> Self {
+    /// An interface without lanes. With a clock each frame has the time that it was sent at.
+    pub fn new(domain: &ProtectionDomain<D>, bell: Option<Bell>, clock: Option<Clock>) -> Self {
         let mut vi = Vi::new(domain);
         if let Some(bell) = bell {
             vi.set_bell(bell);
@@ -62,6 +65,7 @@ impl<D> Attachment<D> {
             cache: RefCell::default(),
             kernel: None,
             own: RefCell::default(),
+            clock,
             strangers: Cell::new(0),
             dropped: Cell::new(0),
         }
@@ -224,12 +228,27 @@ impl<D> Attachment<D> {
     /// [`TransmitError`] of the first lane that is over.
     #[inline]
     pub fn transmit(&self, frame: &[u8], request: RequestId) -> Result<Steered, TransmitError> {
-        let mut steered =
-            self.vi.transmit_steered(&self.table, &mut self.cache.borrow_mut(), frame, 0, request)?;
+        self.transmit_at(frame, self.now_ns(), request)
+    }
+
+    /// The same, with this time as the one that it was sent at; 0 is none.
+    ///
+    /// # Errors
+    /// As [`transmit`](Self::transmit).
+    #[inline]
+    pub fn transmit_at(
+        &self,
+        frame: &[u8],
+        stamp_ns: u64,
+        request: RequestId,
+    ) -> Result<Steered, TransmitError> {
+        let mut cache = self.cache.borrow_mut();
+        let mut steered = self.vi.transmit_steered(&self.table, &mut cache, frame, stamp_ns, request)?;
         if steered.verdict == Verdict::Kernel
             && let Some(kernel) = self.kernel
         {
-            match self.vi.transmit(kernel, frame, Meta::default(), request) {
+            let meta = Meta { stamp: stamp_ns, ..Meta::default() };
+            match self.vi.transmit(kernel, frame, meta, request) {
                 Ok(()) => steered.sent += 1,
                 Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
                 Err(error) => return Err(error),
@@ -299,8 +318,9 @@ impl<D> Attachment<D> {
         let header = header.get(..packet.len()).unwrap_or(&header);
         let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
         let mut failed = None;
+        let stamp = self.now_ns();
         let mut one = |lane, filter| {
-            let meta = Meta { filter, ..Meta::default() };
+            let meta = Meta { filter, stamp, ..Meta::default() };
             match self.vi.transmit_init_packet(lane, packet, meta, request) {
                 Ok(()) => steered.sent += 1,
                 Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
@@ -318,6 +338,17 @@ impl<D> Attachment<D> {
             self.dropped.set(self.dropped.get().wrapping_add(u64::from(steered.full)));
         }
         failed.map_or(Ok(steered), Err)
+    }
+
+    /// The time, or 0 without a clock.
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        self.clock.as_ref().map_or(0, Clock::now_ns)
+    }
+
+    /// What frames get their times from.
+    pub fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
     }
 
     /// Sends all that is staged, on every lane.

@@ -12,6 +12,7 @@
 //!
 //! Every sending interface has a lane to every interface of the peer that has a filter, and one to its kernel, interface 0.
 
+mod clock;
 mod control;
 mod happening;
 mod hello;
@@ -34,6 +35,7 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use vi::clock::{Clock, PeerOffset};
 use vi::filter::{Filter, Table, TableError, Target};
 use vi::lane::FilterId;
 
@@ -107,13 +109,13 @@ impl std::fmt::Debug for Adapter {
 }
 
 impl Adapter {
-    /// Takes a bridge into use: lays out its windows and lets the link train.
+    /// Takes a bridge into use: lays out its windows and lets the link train. With a clock that of the peer is measured by it.
     ///
     /// # Errors
     /// [`AdapterError`].
-    pub fn open(bridge: Arc<dyn Bridge>, offer: Offer) -> Result<Self, AdapterError> {
+    pub fn open(bridge: Arc<dyn Bridge>, offer: Offer, clock: Option<Clock>) -> Result<Self, AdapterError> {
         let pool = Pool::open(Arc::clone(&bridge), offer.geometry, offer.lanes)?;
-        let control = Control::open(Arc::clone(&bridge), offer)?;
+        let control = Control::open(Arc::clone(&bridge), offer, clock)?;
         bridge.link_enable(Speed::Auto, Width::Auto)?;
         let lanes = pool.lanes();
         Ok(Self {
@@ -160,7 +162,15 @@ impl Adapter {
         let count = |all: usize| u32::try_from(all).unwrap_or(u32::MAX);
         let lanes_now =
             (count(self.incoming.iter().flatten().count()), count(self.outgoing.iter().flatten().count()));
-        AdapterCounts { lanes_now, ..self.counts }
+        let (clock_exchanges, clock_jumps, clock_refused) = self.control.clock_counts();
+        AdapterCounts { lanes_now, clock_exchanges, clock_jumps, clock_refused, ..self.counts }
+    }
+
+    /// How the clock of the peer's adapter stands to that of this one, and at which time of this one that is so. None before the
+    /// first exchange, while the peer is away, and for an adapter without a clock.
+    #[must_use]
+    pub fn peer_clock(&self) -> Option<(u64, PeerOffset)> {
+        self.control.peer_clock()
     }
 
     /// The filters of this host.

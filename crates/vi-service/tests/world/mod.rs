@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use twin::Setup;
 use twin_server::{Endpoint, Options, Server, WindowMode};
@@ -49,7 +49,7 @@ pub(crate) fn play(part: impl FnOnce(&str, &[&str])) {
     let words: Vec<&str> = text.split(' ').collect();
     match words[0] {
         "twin" => twin(Path::new(words[1])),
-        "service" => service(Path::new(words[1]), words[2], words[3], words[4]),
+        "service" => service(Path::new(words[1]), words[2], words[3], words[4], words[5]),
         other => part(other, &words[1..]),
     }
 }
@@ -72,7 +72,7 @@ fn twin(directory: &Path) {
     server.run(std::io::stdin().as_fd()).unwrap();
 }
 
-fn service(directory: &Path, side: &str, lanes: &str, address: &str) {
+fn service(directory: &Path, side: &str, lanes: &str, address: &str, ahead: &str) {
     let mac = netdev::MacAddress::random();
     let tap = address.parse().ok().map(|address| {
         let (tap, queues) = netdev::Tap::open(&netdev::TapOptions {
@@ -95,13 +95,20 @@ fn service(directory: &Path, side: &str, lanes: &str, address: &str) {
             tap,
             mac,
             mtu: 1500,
-            geometry: SHAPE,
+            geometry: Geometry { stamps: ahead != "-", ..SHAPE },
             lanes: lanes.parse().unwrap(),
+            clock: ahead.parse().ok().map(|ns| kept().ahead(ns)),
         },
     )
     .unwrap();
     Parent.say("ready");
     service.run(std::io::stdin().as_fd()).unwrap();
+}
+
+/// The clock of this process, for as long as it runs.
+pub(crate) fn kept() -> vi::clock::Clock {
+    static KEPT: OnceLock<Arc<vi::clock::KeeperThread>> = OnceLock::new();
+    KEPT.get_or_init(|| vi::clock::shared().unwrap()).clock()
 }
 
 /// A process.
@@ -173,7 +180,16 @@ impl World {
         Self::with(lanes, None)
     }
 
+    /// Without kernels, and with times on every frame; the clock of side b is so many nanoseconds ahead.
+    pub(crate) fn stamped(lanes: u16, ahead_ns: i64) -> Self {
+        Self::start(lanes, None, &["0".to_owned(), ahead_ns.to_string()])
+    }
+
     pub(crate) fn with(lanes: u16, addresses: Option<[&str; 2]>) -> Self {
+        Self::start(lanes, addresses, &["-".to_owned(), "-".to_owned()])
+    }
+
+    fn start(lanes: u16, addresses: Option<[&str; 2]>, ahead: &[String; 2]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path().display();
         let this = std::env::current_exe().unwrap();
@@ -189,7 +205,9 @@ impl World {
                 }
             };
             let address = addresses.map_or("-", |[a, b]| if side == "a" { a } else { b });
-            let mut service = Process::spawn(command, &format!("service {at} {side} {lanes} {address}"));
+            let ahead = &ahead[usize::from(side == "b")];
+            let mut service =
+                Process::spawn(command, &format!("service {at} {side} {lanes} {address} {ahead}"));
             service.expect("ready");
             service
         });
@@ -198,8 +216,14 @@ impl World {
 
     /// Another service at port b.
     pub(crate) fn service_again(&self, lanes: u16) -> Process {
+        self.service_ahead(lanes, "-")
+    }
+
+    /// The same, with times on frames, by a clock that is so many nanoseconds ahead.
+    pub(crate) fn service_ahead(&self, lanes: u16, ahead: &str) -> Process {
         let at = self.directory.path().display();
-        Process::spawn(Command::new(std::env::current_exe().unwrap()), &format!("service {at} b {lanes} -"))
+        let this = Command::new(std::env::current_exe().unwrap());
+        Process::spawn(this, &format!("service {at} b {lanes} - {ahead}"))
     }
 
     pub(crate) fn socket(&self, side: &str) -> PathBuf {
@@ -219,7 +243,7 @@ impl World {
 }
 
 pub(crate) fn connect(socket: &Path, set: Option<&str>) -> Client<Domain> {
-    let options = ClientOptions { name: "test".to_owned(), set: set.map(str::to_owned) };
+    let options = ClientOptions { name: "test".to_owned(), set: set.map(str::to_owned), clock: None };
     Client::connect(socket, &ProtectionDomain::new(), &options).unwrap()
 }
 
