@@ -270,6 +270,12 @@ impl<D> Attachment<D> {
         request: RequestId,
         limit: Duration,
     ) -> Result<Steered, TransmitError> {
+        self.wait_for_room(frame, limit)?;
+        self.transmit(frame, request)
+    }
+
+    /// Waits until all whom a frame concerns have room, at most `limit`.
+    pub(crate) fn wait_for_room(&self, frame: &[u8], limit: Duration) -> Result<(), TransmitError> {
         let mut lanes = [None; COPIES];
         let mut count = 0;
         let mut note = |lane| {
@@ -288,12 +294,12 @@ impl<D> Attachment<D> {
         for lane in lanes.into_iter().map_while(|lane| lane) {
             while !self.has_room(lane, frame.len())? {
                 if since.get_or_insert_with(Instant::now).elapsed() >= limit {
-                    return self.transmit(frame, request);
+                    return Ok(());
                 }
                 std::thread::yield_now();
             }
         }
-        self.transmit(frame, request)
+        Ok(())
     }
 
     /// Where a frame goes first: its lane, and the filter that says so.

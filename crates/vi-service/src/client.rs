@@ -376,6 +376,20 @@ impl<D> Client<D> {
         Ok((self.attachment.transmit_at(frame, stamp.ns, request)?, stamp))
     }
 
+    /// The same, but waits for room, at most `limit`; the time is when there was.
+    ///
+    /// # Errors
+    /// [`TransmitError`].
+    pub fn transmit_timed_when_room(
+        &self,
+        frame: &[u8],
+        request: RequestId,
+        limit: Duration,
+    ) -> Result<(Steered, Stamp), TransmitError> {
+        self.attachment.wait_for_room(frame, limit)?;
+        self.transmit_timed(frame, request)
+    }
+
     /// What frames get their times from.
     pub fn clock(&self) -> Option<&Clock> {
         self.attachment.clock()
