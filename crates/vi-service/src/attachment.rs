@@ -315,11 +315,16 @@ impl<D> Attachment<D> {
     }
 
     /// Stages a packet that was received, on another link's interface perhaps, for whom the peer's filters say. Sent with
-    /// [`push`](Self::push).
+    /// [`push`](Self::push). A part of a frame that is longer than a buffer is dropped, and counted as one that found no room: who gets it
+    /// is said by its first part alone.
     ///
     /// # Errors
     /// [`TransmitError`] of the first lane that is over.
     pub fn forward<D2>(&self, packet: &Packet<'_, D2>, request: RequestId) -> Result<Steered, TransmitError> {
+        if !packet.starts() || packet.continues() {
+            self.dropped.set(self.dropped.get().wrapping_add(1));
+            return Ok(Steered { verdict: Verdict::Blocked, sent: 0, full: 1 });
+        }
         let header = packet.header::<HEADER_BYTES>();
         let header = header.get(..packet.len()).unwrap_or(&header);
         let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };

@@ -49,7 +49,9 @@ mod service;
 pub use adapter::{Adapter, AdapterCounts, AdapterError, Agreement, Disagreement, Features, Lane, Offer};
 pub use attachment::Attachment;
 pub use client::{Client, ClientError, ClientOptions, LinkInfo, is_lost};
-pub use service::{ClientStatus, ClockStatus, KernelCounts, Service, ServiceError, ServiceOptions, ServiceStatus};
+pub use service::{
+    ClientStatus, ClockStatus, KernelCounts, Service, ServiceError, ServiceOptions, ServiceStatus,
+};
 
 use serde::{Deserialize, Serialize};
 

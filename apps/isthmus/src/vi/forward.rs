@@ -3,6 +3,7 @@
 use super::endpoint::{Endpoint, Rates, Tool, reach, tell};
 use crate::Outcome;
 use serde::Serialize;
+use shm::Copied;
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +45,17 @@ struct Report {
     bytes: u64,
     /// Copies that found no room at the other side.
     dropped: u64,
+    /// What the copy routines have moved; a build with debug assertions counts it.
+    copied: Option<Moved>,
+}
+
+#[derive(Debug, Serialize)]
+struct Moved {
+    /// From the buffers of one link into those of the other.
+    payload_bytes: u64,
+    /// Read and written beside that: events, and the headers that filters look at.
+    read_bytes: u64,
+    written_bytes: u64,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
@@ -86,6 +98,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             }
         }
     }
+    report.copied = Copied::by_this_thread().map(|copied| Moved {
+        payload_bytes: copied.transferred,
+        read_bytes: copied.loaded,
+        written_bytes: copied.stored,
+    });
     let text = format!("{} packets, {} bytes, {} dropped", report.frames, report.bytes, report.dropped);
     tell(arguments.json, &report, &text)?;
     Ok(Outcome::Done)

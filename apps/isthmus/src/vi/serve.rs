@@ -82,9 +82,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         .with_context(|| format!("cannot attach to the port at {}", arguments.port.display()))?;
     let bridge = Arc::new(Gen3::open(Arc::new(function)).context("the port cannot be driven")?);
     let Arguments { slots, buffers, buffer_bytes, lanes, mtu, .. } = *arguments;
-    let geometry = Geometry { slots, buffers, buffer_bytes, region: 0, wakes: true, stamps: arguments.stamps };
+    let geometry =
+        Geometry { slots, buffers, buffer_bytes, region: 0, wakes: true, stamps: arguments.stamps };
     let socket = arguments.socket.clone();
-    let mut service = Service::open(bridge, ServiceOptions { socket, tap, mac, mtu, geometry, lanes, clock: None })?;
+    let mut service =
+        Service::open(bridge, ServiceOptions { socket, tap, mac, mtu, geometry, lanes, clock: None })?;
     let ready = serde_json::json!({
         "ready": true, "pid": std::process::id(), "socket": arguments.socket, "interface": name, "mac": mac.to_string(),
     });

@@ -5,8 +5,8 @@ use crate::Outcome;
 use serde::Serialize;
 use std::io::Read;
 use std::time::Duration;
-use vi::filter::Filter;
 use vi::clock::PeerOffset;
+use vi::filter::Filter;
 use vi::{Event, ProtectionDomain};
 use vi_service::ClockStatus;
 

@@ -221,7 +221,8 @@ impl PeerClock {
         let exchanged = exchange(&question, answer, now_ns)?;
         // Both are right within their bounds, or one of the clocks was set in between: then what was measured before is no more.
         if let Some(known) = self.offset(now_ns)
-            && known.offset_ns.abs_diff(exchanged.offset_ns) > known.bound_ns.saturating_add(exchanged.bound_ns)
+            && known.offset_ns.abs_diff(exchanged.offset_ns)
+                > known.bound_ns.saturating_add(exchanged.bound_ns)
         {
             self.exchanges = [None; REMEMBERED];
             self.jumps = self.jumps.wrapping_add(1);

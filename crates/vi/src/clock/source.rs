@@ -5,8 +5,8 @@ use super::line::{Line, Stamp, SyncFlags};
 use super::published::Published;
 use rustix::time::{ClockId, DynamicClockId, clock_gettime, clock_gettime_dynamic};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
