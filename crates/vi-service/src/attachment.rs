@@ -45,6 +45,8 @@ pub struct Attachment<D> {
     own: RefCell<Vec<(u16, Filter)>>,
     /// What frames get their times from.
     clock: Option<Clock>,
+    /// The shape of the lanes, once there is one.
+    geometry: Option<Geometry>,
     strangers: Cell<u64>,
     dropped: Cell<u64>,
 }
@@ -66,6 +68,7 @@ impl<D> Attachment<D> {
             kernel: None,
             own: RefCell::default(),
             clock,
+            geometry: None,
             strangers: Cell::new(0),
             dropped: Cell::new(0),
         }
@@ -123,6 +126,7 @@ impl<D> Attachment<D> {
         let (receive, returned) = end.map(geometry)?;
         let sender = Sender::new(geometry, receive, returned).map_err(io::Error::other)?;
         self.vi.attach_sender(sender, Some(bell));
+        self.geometry = Some(geometry);
         self.sends.push(Place { lane, peer });
         self.steer_anew();
         Ok(())
@@ -373,8 +377,17 @@ impl<D> Attachment<D> {
 
     fn has_room(&self, lane: LaneId, bytes: usize) -> Result<bool, TransmitError> {
         let (slots, buffers) = self.vi.transmit_space(lane)?;
-        // Short frames take two slots at most; the lane itself says no to what never fits.
-        Ok(slots >= 2 && (bytes <= 112 || buffers >= 1))
+        let Some(Geometry { slots: all_slots, buffers: all_buffers, buffer_bytes, .. }) = self.geometry
+        else {
+            return Ok(true);
+        };
+        if bytes <= 112 {
+            return Ok(slots >= 2);
+        }
+        let parts = bytes.div_ceil(buffer_bytes as usize);
+        // The lane itself says no to what never fits.
+        let never = parts > all_buffers as usize || parts > all_slots as usize;
+        Ok(never || (slots as usize >= parts.max(2) && buffers as usize >= parts))
     }
 }
 

@@ -170,7 +170,7 @@ impl Drop for Process {
 /// All of it. The last field is dropped last.
 pub(crate) struct World {
     pub(crate) services: [Process; 2],
-    _twin: Process,
+    pub(crate) twin: Process,
     pub(crate) directory: tempfile::TempDir,
 }
 
@@ -211,7 +211,7 @@ impl World {
             service.expect("ready");
             service
         });
-        Self { services, _twin: twin, directory }
+        Self { services, twin, directory }
     }
 
     /// Another service at port b.
