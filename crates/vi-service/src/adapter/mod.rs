@@ -318,9 +318,14 @@ impl Adapter {
             }
         };
         if !sense {
-            self.counts.nonsense = self.counts.nonsense.saturating_add(1);
+            self.made_no_sense();
         }
         Ok(())
+    }
+
+    /// A message of the peer's makes no sense, as this adapter says or its owner.
+    pub(crate) fn made_no_sense(&mut self) {
+        self.counts.nonsense = self.counts.nonsense.saturating_add(1);
     }
 
     /// A lane of the peer's for an interface of this host to send on.

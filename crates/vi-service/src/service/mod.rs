@@ -426,6 +426,8 @@ impl Service {
             Happening::Filters(change) => {
                 if self.kernel.attachment.filters(&change) {
                     self.tell_all(&Notice::Filters(change));
+                } else {
+                    self.adapter.made_no_sense();
                 }
             }
             Happening::MaySend(end) => self.may_send(end)?,

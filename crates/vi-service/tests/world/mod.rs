@@ -169,7 +169,8 @@ impl Drop for Process {
 
 /// All of it. The last field is dropped last.
 pub(crate) struct World {
-    pub(crate) services: [Process; 2],
+    /// At ports a and b; one that somebody else holds has none.
+    pub(crate) services: Vec<Process>,
     pub(crate) twin: Process,
     pub(crate) directory: tempfile::TempDir,
 }
@@ -182,35 +183,44 @@ impl World {
 
     /// Without kernels, and with times on every frame; the clock of side b is so many nanoseconds ahead.
     pub(crate) fn stamped(lanes: u16, ahead_ns: i64) -> Self {
-        Self::start(lanes, None, &["0".to_owned(), ahead_ns.to_string()])
+        Self::start(lanes, None, &["0".to_owned(), ahead_ns.to_string()], &["a", "b"])
+    }
+
+    /// With a service at port a alone, and times on every frame.
+    pub(crate) fn lonely(lanes: u16) -> Self {
+        Self::start(lanes, None, &["0".to_owned(), "0".to_owned()], &["a"])
     }
 
     pub(crate) fn with(lanes: u16, addresses: Option<[&str; 2]>) -> Self {
-        Self::start(lanes, addresses, &["-".to_owned(), "-".to_owned()])
+        Self::start(lanes, addresses, &["-".to_owned(), "-".to_owned()], &["a", "b"])
     }
 
-    fn start(lanes: u16, addresses: Option<[&str; 2]>, ahead: &[String; 2]) -> Self {
+    fn start(lanes: u16, addresses: Option<[&str; 2]>, ahead: &[String; 2], sides: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path().display();
         let this = std::env::current_exe().unwrap();
         let mut twin = Process::spawn(Command::new(&this), &format!("twin {at}"));
         twin.expect("ready");
-        let services = ["a", "b"].map(|side| {
-            let command = match addresses {
-                None => Command::new(&this),
-                Some(_) => {
-                    let mut command = Command::new("unshare");
-                    command.arg("--net").arg(&this);
-                    command
-                }
-            };
-            let address = addresses.map_or("-", |[a, b]| if side == "a" { a } else { b });
-            let ahead = &ahead[usize::from(side == "b")];
-            let mut service =
-                Process::spawn(command, &format!("service {at} {side} {lanes} {address} {ahead}"));
-            service.expect("ready");
-            service
-        });
+        let services = sides
+            .iter()
+            .copied()
+            .map(|side| {
+                let command = match addresses {
+                    None => Command::new(&this),
+                    Some(_) => {
+                        let mut command = Command::new("unshare");
+                        command.arg("--net").arg(&this);
+                        command
+                    }
+                };
+                let address = addresses.map_or("-", |[a, b]| if side == "a" { a } else { b });
+                let ahead = &ahead[usize::from(side == "b")];
+                let mut service =
+                    Process::spawn(command, &format!("service {at} {side} {lanes} {address} {ahead}"));
+                service.expect("ready");
+                service
+            })
+            .collect();
         Self { services, twin, directory }
     }
 
