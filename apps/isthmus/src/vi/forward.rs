@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
     /// One way only: from the first to the second
     #[arg(short = 'u', long)]
     unidirectional: bool,
+    /// Interfaces of a far side to wait for before frames are taken that go there
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    reach: usize,
     /// End after so many frames
     #[arg(short = 'n', long, value_name = "FRAMES")]
     iterations: Option<u64>,
@@ -65,9 +68,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let domain = ProtectionDomain::<Tool>::new();
     let second = Endpoint { service: arguments.service2.clone() };
     let (mut left, mut right) = (arguments.endpoint.connect(&domain, None)?, second.connect(&domain, None)?);
-    for client in [&mut left, &mut right] {
-        reach(client, 0, Duration::from_secs(10))?;
-    }
+    reach(&mut right, arguments.reach, Duration::from_secs(10))?;
+    let back = if arguments.unidirectional { 0 } else { arguments.reach };
+    reach(&mut left, back, Duration::from_secs(10))?;
     let filters = match arguments.filters.as_slice() {
         [] => &[Filter::UnicastAll, Filter::MulticastAll],
         filters => filters,
