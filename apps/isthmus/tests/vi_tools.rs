@@ -134,7 +134,8 @@ fn what_is_forwarded_between_two_links_arrives_as_it_was_and_each_payload_is_cop
         in_buffers += if frame.bytes.len() > 120 { frame.bytes.len() as u64 } else { 0 };
     }
     match &forwarded["copied"] {
-        Value::Null => assert!(!cfg!(debug_assertions), "{forwarded}"),
+        Value::Null if cfg!(debug_assertions) => panic!("{forwarded}"),
+        Value::Null => {}
         copied => {
             assert_eq!(count(copied, "payload_bytes"), in_buffers, "{forwarded}");
             // The rest is lines and headers: nobody reads a payload into private memory, or writes it from there.

@@ -1,7 +1,5 @@
 //! The example of a market-data receiver: one multicast group is the program's, and the rest of the link the kernel's, at the same time.
 
-#![expect(clippy::print_stderr, reason = "a test that says what it leaves out")]
-
 mod world;
 
 /// The program itself, as it is built for people.

@@ -149,7 +149,11 @@ mod tests {
 
     #[test]
     fn the_corpus_replays_and_so_does_what_is_near_it() {
-        assert!(replay("vi_clock", 100_000, |input| drop(run(input))) >= 8);
+        assert!(
+            replay("vi_clock", 100_000, |input| {
+                run(input);
+            }) >= 8
+        );
     }
 
     #[test]
