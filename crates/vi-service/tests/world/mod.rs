@@ -138,6 +138,12 @@ impl Process {
         line.trim_end().to_owned()
     }
 
+    /// Whether the next line is this; false if the process ends before it says one.
+    pub(crate) fn ends_with(&mut self, wanted: &str) -> bool {
+        let mut line = String::new();
+        self.line.read_line(&mut line).is_ok() && line.trim_end() == wanted
+    }
+
     pub(crate) fn expect(&mut self, wanted: &str) {
         assert_eq!(self.hear(), wanted);
     }
@@ -242,6 +248,11 @@ impl World {
 
     pub(crate) fn client(&self, side: &str) -> Client<Domain> {
         connect(&self.socket(side), None)
+    }
+
+    /// A process with a part to play that is given this.
+    pub(crate) fn process_at(&self, argument: &str, part: &str) -> Process {
+        Process::spawn(Command::new(std::env::current_exe().unwrap()), &format!("{part} {argument}"))
     }
 
     /// A client process with a part to play at one of the services.
