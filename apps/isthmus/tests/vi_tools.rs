@@ -115,7 +115,8 @@ fn what_is_forwarded_between_two_links_arrives_as_it_was_and_each_payload_is_cop
     make(&made, FRAMES);
     let mut capture = tool(&right, "capture", "b", &["--spin", "-c", &FRAMES.to_string(), "-w"]);
     let capture = start(capture.arg(&captured).args(["unicast-all", "multicast-all"]));
-    let mut forward = tool(&left, "forward", "b", &["-u", "--reach", "1", "-n", &FRAMES.to_string()]);
+    let mut forward =
+        tool(&left, "forward", "b", &["-u", "--wait", "--reach", "1", "-n", &FRAMES.to_string()]);
     let forward = start(forward.arg("--service2").arg(right.join("vi-a")));
     let replay = tool(&left, "replay", "a", &["--reach", "1", "--speed", "0.01", made.to_str().unwrap()]);
     let (replayed, _) = run(&mut { replay });

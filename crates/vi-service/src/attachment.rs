@@ -274,12 +274,17 @@ impl<D> Attachment<D> {
         request: RequestId,
         limit: Duration,
     ) -> Result<Steered, TransmitError> {
-        self.wait_for_room(frame, limit)?;
+        self.wait_for_room(frame, frame.len(), limit)?;
         self.transmit(frame, request)
     }
 
-    /// Waits until all whom a frame concerns have room, at most `limit`.
-    pub(crate) fn wait_for_room(&self, frame: &[u8], limit: Duration) -> Result<(), TransmitError> {
+    /// Waits until all whom a frame of so many bytes concerns have room, at most `limit`; its headers say who those are.
+    pub(crate) fn wait_for_room(
+        &self,
+        frame: &[u8],
+        bytes: usize,
+        limit: Duration,
+    ) -> Result<(), TransmitError> {
         let mut lanes = [None; COPIES];
         let mut count = 0;
         let mut note = |lane| {
@@ -296,7 +301,11 @@ impl<D> Attachment<D> {
         }
         let mut since = None;
         for lane in lanes.into_iter().map_while(|lane| lane) {
-            while !self.has_room(lane, frame.len())? {
+            while !self.has_room(lane, bytes)? {
+                if since.is_none() {
+                    // What is staged would never make room.
+                    self.push()?;
+                }
                 if since.get_or_insert_with(Instant::now).elapsed() >= limit {
                     return Ok(());
                 }
@@ -364,6 +373,23 @@ impl<D> Attachment<D> {
     /// What frames get their times from.
     pub fn clock(&self) -> Option<&Clock> {
         self.clock.as_ref()
+    }
+
+    /// As [`forward`](Self::forward), but waits for room, at most `limit`; what was staged before goes out then. Whoever holds up the
+    /// one who forwards so holds up the senders of the first link, too, once their lanes are full.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_when_room<D2>(
+        &self,
+        packet: &Packet<'_, D2>,
+        request: RequestId,
+        limit: Duration,
+    ) -> Result<Steered, TransmitError> {
+        let header = packet.header::<HEADER_BYTES>();
+        let header = header.get(..packet.len()).unwrap_or(&header);
+        self.wait_for_room(header, packet.len(), limit)?;
+        self.forward(packet, request)
     }
 
     /// Sends all that is staged, on every lane.

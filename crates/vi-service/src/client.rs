@@ -386,7 +386,7 @@ impl<D> Client<D> {
         request: RequestId,
         limit: Duration,
     ) -> Result<(Steered, Stamp), TransmitError> {
-        self.attachment.wait_for_room(frame, limit)?;
+        self.attachment.wait_for_room(frame, frame.len(), limit)?;
         self.transmit_timed(frame, request)
     }
 

@@ -32,6 +32,15 @@ fn part() {
                 }
             }
         }
+        // Sends a few short frames as soon as it can, and is gone.
+        "brief" => {
+            let mut client = connect(arguments[0].as_ref(), None);
+            let first: u64 = arguments[1].parse().unwrap();
+            reach(&mut client, 1);
+            for n in first..first + 5 {
+                client.transmit(&frame("10.99.0.2:5000", &n.to_le_bytes()), RequestId(0)).unwrap();
+            }
+        }
         // Comes, has filters, sends, goes, and comes again without end: there is no moment at which it may not be killed.
         "churn" => {
             Parent.say("ready");
@@ -555,4 +564,46 @@ fn a_sender_waits_for_one_who_takes_nothing_as_long_as_it_chose_and_counts_what_
     }
     lazy.poll(&mut [Event::Nothing]);
     assert_eq!(near.transmit_when_room(&frame, RequestId(0), LONG).unwrap().sent, 1);
+}
+
+/// A program may end before its lane has reached who receives on it: that one gets what was sent all the same.
+#[test]
+fn what_a_process_sends_that_ends_at_once_is_delivered() {
+    let world = World::new(8);
+    let mut far = world.client("b");
+    far.add_filter("udp:10.99.0.2:5000".parse().unwrap()).unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let service = rustix::process::Pid::from_raw(i32::try_from(world.services[1].id()).unwrap()).unwrap();
+    std::thread::scope(|scope| {
+        // The receiver's service is as slow as it may be: it hears much at once.
+        let slow = scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                for (signal, ms) in [(rustix::process::Signal::STOP, 25), (rustix::process::Signal::CONT, 2)]
+                {
+                    rustix::process::kill_process(service, signal).unwrap();
+                    let start = Instant::now();
+                    while start.elapsed().as_millis() < ms {
+                        std::thread::yield_now();
+                    }
+                }
+            }
+        });
+        let received = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..25_u64 {
+                let _brief = world.process("a", "brief", &(round * 5).to_string());
+                for n in 0..5 {
+                    let got = one(&mut far);
+                    assert_eq!(
+                        got[vi::udp::UDP_HEADER_BYTES..][..8],
+                        (round * 5 + n).to_le_bytes(),
+                        "round {round}"
+                    );
+                }
+            }
+        }));
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        slow.join().unwrap();
+        received.unwrap();
+    });
+    assert_eq!(far.status().unwrap().adapter.lanes_failed, 0);
 }

@@ -34,6 +34,9 @@ pub(crate) struct Arguments {
     /// Interfaces of a far side to wait for before frames are taken that go there
     #[arg(long, value_name = "N", default_value_t = 0)]
     reach: usize,
+    /// Wait for room at the other side, instead of dropping: then the senders wait, too, once their lanes are full
+    #[arg(long)]
+    wait: bool,
     /// End after so many frames
     #[arg(short = 'n', long, value_name = "FRAMES")]
     iterations: Option<u64>,
@@ -91,8 +94,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
                 client.refresh()?;
             }
         }
-        carry(&left, &right, &mut report)?;
-        carry(&right, &left, &mut report)?;
+        carry(&left, &right, arguments.wait, &mut report)?;
+        carry(&right, &left, arguments.wait, &mut report)?;
         turns = turns.wrapping_add(1);
         if turns & 0xFFF == 0 {
             rates.tell(report.frames, report.bytes);
@@ -111,12 +114,19 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn carry(from: &Client<Tool>, to: &Client<Tool>, report: &mut Report) -> anyhow::Result<()> {
+/// Who takes nothing for so long has no more claim to be waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+fn carry(from: &Client<Tool>, to: &Client<Tool>, wait: bool, report: &mut Report) -> anyhow::Result<()> {
     let mut events: [Event<'_, Tool>; 32] = std::array::from_fn(|_| Event::Nothing);
     let count = from.poll(&mut events);
     for event in events.iter().take(count) {
         if let Event::Received(packet) = event {
-            let steered = to.attachment().forward(packet, RequestId(0))?;
+            let steered = if wait {
+                to.attachment().forward_when_room(packet, RequestId(0), PATIENCE)?
+            } else {
+                to.attachment().forward(packet, RequestId(0))?
+            };
             report.frames += 1;
             report.bytes += packet.len() as u64;
             report.dropped += u64::from(steered.full);

@@ -242,13 +242,13 @@ impl Adapter {
     fn down(&mut self, happenings: &mut Vec<Happening>) {
         self.agreement = None;
         self.peer_vis.clear();
-        self.wanted.clear();
         for number in 0..self.incoming.len() {
             self.no_more_receiving(number, happenings);
         }
         for number in 0..self.outgoing.len() {
             self.no_more_sending(number, happenings);
         }
+        self.wanted.clear();
         happenings.push(Happening::Down);
     }
 
@@ -260,11 +260,28 @@ impl Adapter {
     fn no_more_receiving(&mut self, number: usize, happenings: &mut Vec<Happening>) {
         let lane = self.lane(number);
         if let Some(gone) = self.incoming.get_mut(number).and_then(Option::take) {
+            let waits = self.wanted.iter().any(|wanted| wanted.receives && wanted.lane == lane);
             self.forget(lane, true);
             if gone.taken && self.vis.contains(&gone.to) {
+                if waits {
+                    happenings.extend(self.last_words(&gone, lane));
+                }
                 happenings.push(Happening::NoMoreReceiving { vi: gone.to, lane });
             }
         }
+    }
+
+    /// A lane whose sender has come and gone before its memory at the peer's host was there: what it has sent is here. What the receiver
+    /// gives back goes to memory that is nobody's.
+    fn last_words(&self, gone: &Incoming, lane: Lane) -> Option<Happening> {
+        let nobodys = SharedFile::create("isthmus lane", self.pool.geometry().check().ok()?.return_bytes());
+        let ends = || Some((gone.memory.as_fd().try_clone_to_owned().ok()?, nobodys.ok()?));
+        let Some((receive_area, nobodys)) = ends() else {
+            tracing::warn!(lane = lane.number, "no memory for a lane: what was sent on it is lost");
+            return None;
+        };
+        let return_area = nobodys.as_fd().try_clone_to_owned().ok()?;
+        Some(Happening::Receives(LaneEnd { vi: gone.to, peer: gone.from, lane, receive_area, return_area }))
     }
 
     fn no_more_sending(&mut self, number: usize, happenings: &mut Vec<Happening>) {
