@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use vi::clock::{Clock, DRIFT_PPB, KeeperThread, PeerOffset, Stamp};
 use vi::filter::{Filter, Verdict};
 use vi::lane::{FilterId, Geometry};
-use vi::{Bell, Event, ProtectionDomain, RequestId, Steered, TransmitError, Vi};
+use vi::{Bell, Event, Packet, ProtectionDomain, RequestId, Steered, TransmitError, Vi};
 
 /// How long to wait in one piece for what the service says.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -337,21 +337,33 @@ impl<D> Client<D> {
         let count = self.attachment.vi().poll(events);
         for event in events.iter_mut().take(count) {
             if let Event::Received(packet) = event
-                && !self.attachment.takes(packet)
+                && !self.takes(packet)
             {
-                // The service tells of a filter of the set before the peer hears of it.
-                let known = self.has_news() && {
-                    self.fetch();
-                    self.refresh_soon();
-                    self.attachment.takes(packet)
-                };
-                if !known {
-                    self.attachment.stranger();
-                    *event = Event::Nothing;
-                }
+                *event = Event::Nothing;
             }
         }
         count
+    }
+
+    /// Whether a filter of this interface takes a packet; one that none takes is counted as a [stranger](Attachment::strangers). Who polls
+    /// the [interface](Self::vi) itself, by a [`TimedVi`](vi::TimedVi) say, asks this, as [`poll`](Self::poll) does.
+    #[inline]
+    pub fn takes(&self, packet: &Packet<'_, D>) -> bool {
+        self.attachment.takes(packet) || self.takes_after_all(packet)
+    }
+
+    #[cold]
+    fn takes_after_all(&self, packet: &Packet<'_, D>) -> bool {
+        // The service tells of a filter of the set before the peer hears of it.
+        let known = self.has_news() && {
+            self.fetch();
+            self.refresh_soon();
+            self.attachment.takes(packet)
+        };
+        if !known {
+            self.attachment.stranger();
+        }
+        known
     }
 
     /// Sends a frame to whom the peer's filters say, or else to its kernel. Whoever has no room loses it, which is counted.

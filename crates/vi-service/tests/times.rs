@@ -98,6 +98,41 @@ fn every_frame_has_its_senders_time_and_that_is_a_time_of_the_receivers_by_the_p
     assert_eq!((status.adapter.clock_jumps, status.adapter.clock_refused), (0, 0), "{status:?}");
 }
 
+/// An interface of a service with a timer, discards and times of its own; strangers are told apart as a client's poll does it.
+#[test]
+fn a_timed_interface_over_a_clients() {
+    let world = World::stamped(8, 0);
+    let (mut near, mut far) = (world.client("a"), world.client("b"));
+    far.add_filter("udp:10.99.0.2:5000".parse().unwrap()).unwrap();
+    reach(&mut near, 1);
+    assert!(far.wait_for(LONG, |client| client.vi().lanes().0 == 2).unwrap());
+    let lane = near.attachment().lane_to(far.number()).unwrap();
+    let sender = vi::TimedVi::new(near.vi(), near.clock().unwrap().clone());
+    let taker = vi::TimedVi::new(far.vi(), far.clock().unwrap().clone());
+    taker.set_discards(vi::checksum::Discards::ALL);
+    let (good, foreign) = (frame("10.99.0.2:5000", &[3; 300]), frame("10.99.0.2:5001", &[3; 300]));
+    let mut cut = good.clone();
+    cut.truncate(200);
+    let mut sent = Vec::new();
+    for frame in [&good, &foreign, &cut] {
+        sent.push(sender.transmit(lane, frame, vi::lane::Meta::default(), RequestId(0)).unwrap());
+    }
+    let mut events: [vi::TimedEvent<'_, Domain>; 8] = std::array::from_fn(|_| vi::TimedEvent::Nothing);
+    assert_eq!(taker.poll(&mut events), 3);
+    let [
+        vi::TimedEvent::Event(Event::Received(first), here),
+        vi::TimedEvent::Event(Event::Received(second), _),
+        vi::TimedEvent::Discarded { reason, .. },
+        ..,
+    ] = &events
+    else {
+        panic!("{events:?}")
+    };
+    assert_eq!((far.takes(first), far.takes(second), far.attachment().strangers()), (true, false, 1));
+    assert_eq!((first.stamp(), *reason), (Some(sent[0].ns), vi::checksum::DiscardReason::Length));
+    assert!(here.ns >= sent[0].ns);
+}
+
 #[test]
 fn without_a_clock_of_its_own_a_client_stamps_by_the_process_and_without_stamps_nobody_does() {
     for stamps in [true, false] {
