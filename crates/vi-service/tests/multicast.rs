@@ -55,7 +55,7 @@ fn a_group_comes_to_the_program_from_programs_and_kernels_and_the_rest_to_the_ke
     let mut near = world.client("a");
     reach(&mut near, 1);
     // What a kernel sends before there is a way is lost; the first answer ends that.
-    at(&world.services[0], &["ping", "-q", "-c", "1", "-i", "0.2", "-w", "50", "10.99.0.2"]);
+    at(&world.services[0], &["sh", "-c", "until ping -q -c 1 -W 1 10.99.0.2; do :; done"]);
     let before = near.status().unwrap().kernel;
     let ping = ["ping", "-q", "-c", "40", "-i", "0.02", "-W", "60", "10.99.0.2"];
     let pings = std::thread::scope(|scope| {

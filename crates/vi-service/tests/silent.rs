@@ -1,5 +1,5 @@
-//! In steady state a client makes no system call, across two services and with times: a thread under which the kernel allows none but
-//! read, write and exit exchanges frames, and lives.
+//! In steady state a client makes no system call, across two services and with times: a thread that the kernel allows none but
+//! read, write and exit exchanges frames, and its process lives.
 
 mod world;
 
@@ -18,7 +18,6 @@ fn part() {
         let clients =
             ["vi-a", "vi-b"].map(|name| connect(&std::path::Path::new(arguments[0]).join(name), None));
         let loud = part == "loud";
-        // The kernel ends the thread that makes the call; who waits for it then ends the process.
         let _gone = std::thread::spawn(move || exchange(clients, loud)).join();
     });
 }
@@ -47,8 +46,6 @@ fn exchange(clients: [Client<Domain>; 2], loud: bool) {
         let [there, back] = &frames[n as usize % frames.len()];
         for (from, to, frame) in [(&near, &far, there), (&far, &near, back)] {
             from.transmit_timed(frame, RequestId(n)).unwrap();
-            // What comes and goes is news, and there is none.
-            assert!(!to.has_news());
             let mut events: [Event<'_, Domain>; 2] = std::array::from_fn(|_| Event::Nothing);
             let count = to.poll(&mut events);
             let [Event::Received(packet), ..] = &events else { panic!("{count} {events:?}") };
@@ -78,14 +75,14 @@ fn exchange(clients: [Client<Domain>; 2], loud: bool) {
     }
 }
 
-/// From here on the kernel ends this thread if it makes another call than read, write and exit. Not by the strict mode of seccomp: that one
+/// From here on the kernel ends this process if this thread makes another call than read, write and exit. Not by the strict mode of seccomp: that one
 /// forbids the processor's counter, too.
 fn be_silent() {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
     let numbers = if cfg!(target_arch = "aarch64") { [63, 64, 93] } else { [0, 1, 60] };
     let rules = numbers.into_iter().map(|number| (number, Vec::new())).collect();
     let arch = std::env::consts::ARCH.try_into().unwrap();
-    let filter = SeccompFilter::new(rules, SeccompAction::KillThread, SeccompAction::Allow, arch).unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch).unwrap();
     let program: BpfProgram = filter.try_into().unwrap();
     seccompiler::apply_filter(&program).unwrap();
 }

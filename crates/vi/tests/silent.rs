@@ -102,14 +102,14 @@ fn exchange(part: &str) {
     }
 }
 
-/// From here on the kernel ends this thread if it makes another call than read, write and exit. Not by the strict mode of seccomp: that one
+/// From here on the kernel ends this process if this thread makes another call than read, write and exit. Not by the strict mode of seccomp: that one
 /// forbids the processor's counter, too.
 fn be_silent() {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
     let numbers = if cfg!(target_arch = "aarch64") { [63, 64, 93] } else { [0, 1, 60] };
     let rules = numbers.into_iter().map(|number| (number, Vec::new())).collect();
     let arch = std::env::consts::ARCH.try_into().unwrap();
-    let filter = SeccompFilter::new(rules, SeccompAction::KillThread, SeccompAction::Allow, arch).unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch).unwrap();
     let program: BpfProgram = filter.try_into().unwrap();
     seccompiler::apply_filter(&program).unwrap();
 }

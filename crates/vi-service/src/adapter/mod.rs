@@ -29,10 +29,9 @@ use control::{Control, Heard};
 use message::{FileIdentity, Message};
 use ntb::{Bridge, Speed, Width};
 use pool::Pool;
-use rustix::fs::fstat;
 use shm::SharedFile;
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vi::clock::{Clock, PeerOffset};
@@ -401,7 +400,7 @@ impl Adapter {
                 true => self.pool.peer_return_area(number),
                 false => self.pool.peer_receive_area(number),
             };
-            let found = theirs.filter(|file| identity(file).is_some_and(|found| found == wanted.theirs));
+            let found = theirs.filter(|file| FileIdentity::of_descriptor(file) == Some(wanted.theirs));
             let (Some(theirs), Ok(own)) = (found, wanted.own.as_fd().try_clone_to_owned()) else {
                 if now < wanted.until {
                     self.wanted.push(wanted);
@@ -421,7 +420,7 @@ impl Adapter {
                 let end = LaneEnd { vi, peer, lane, receive_area: own, return_area: theirs };
                 happenings.push(Happening::Receives(end));
             } else {
-                let memory = file_identity(&wanted.own);
+                let memory = FileIdentity::of(&wanted.own);
                 self.control.send(&Message::Taken { lane, memory });
                 let end = LaneEnd { vi, peer, lane, receive_area: theirs, return_area: own };
                 happenings.push(Happening::MaySend(end));
@@ -471,7 +470,7 @@ impl Adapter {
             }
             let lane = self.lane(number);
             let memory = self.pool.receive_area(lane.number)?;
-            let offer = Message::Offer { lane, from, to, memory: file_identity(&memory) };
+            let offer = Message::Offer { lane, from, to, memory: FileIdentity::of(&memory) };
             if let Some(place) = self.incoming.get_mut(number) {
                 *place = Some(Incoming { from, to, memory, taken: false });
             }
@@ -586,15 +585,6 @@ impl Adapter {
 
 /// The most interfaces of a peer.
 const MOST_VIS: usize = 4096;
-
-fn file_identity(file: &SharedFile) -> FileIdentity {
-    let (device, inode) = file.identity();
-    FileIdentity(device, inode)
-}
-
-fn identity(file: &OwnedFd) -> Option<FileIdentity> {
-    fstat(file).ok().map(|stat| FileIdentity(stat.st_dev, stat.st_ino))
-}
 
 impl Drop for Adapter {
     fn drop(&mut self) {

@@ -8,12 +8,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use twin::Setup;
 use twin_server::{Endpoint, Options, Server, WindowMode};
 use vi::lane::Geometry;
 use vi::udp::UdpFlow;
-use vi::{ProtectionDomain, RequestId};
+use vi::{Event, ProtectionDomain, RequestId};
 use vi_service::{Client, ClientOptions, Service, ServiceOptions};
 
 /// What part a process plays, and its arguments.
@@ -294,4 +294,45 @@ pub(crate) fn send(client: &Client<Domain>, frame: &[u8]) -> vi::Steered {
     client.vi().transmit_unbundle(&mut [RequestId(0); 8]);
     assert_eq!(steered.full, 0);
     steered
+}
+
+/// Takes so many frames, which are numbered.
+pub(crate) fn receive(client: &mut Client<Domain>, frames: u64) {
+    let mut next = 0;
+    while next < frames {
+        if client.has_news() {
+            client.refresh().unwrap();
+        }
+        let mut events: [Event<'_, Domain>; 32] = std::array::from_fn(|_| Event::Nothing);
+        let count = client.poll(&mut events);
+        for event in &events[..count] {
+            let Event::Received(packet) = event else { panic!("{event:?}") };
+            let mut number = [0; 8];
+            packet.read(vi::udp::UDP_HEADER_BYTES, &mut number).unwrap();
+            assert_eq!(u64::from_le_bytes(number), next);
+            next += 1;
+        }
+        drop(events);
+        if count == 0 {
+            client.wait(None).unwrap();
+        }
+    }
+}
+
+/// Polls until a frame comes.
+pub(crate) fn one(client: &mut Client<Domain>) -> Vec<u8> {
+    let start = Instant::now();
+    loop {
+        client.refresh().unwrap();
+        let mut events = [Event::Nothing];
+        client.poll(&mut events);
+        if let [Event::Received(packet)] = &events {
+            let mut frame = vec![0; packet.len()];
+            packet.copy_to(&mut frame).unwrap();
+            return frame;
+        }
+        assert!(start.elapsed() < LONG);
+        drop(events);
+        std::thread::yield_now();
+    }
 }
