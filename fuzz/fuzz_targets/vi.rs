@@ -4,5 +4,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
-    vi::fuzzing::run(input);
+    vi::fuzzing::lanes::run(input);
 });

@@ -2,89 +2,16 @@
 
 #![forbid(unsafe_code)]
 
-use serde_json::Value;
+#[expect(dead_code, reason = "the other programs use the rest of it")]
+mod vi;
+
+use ::vi::pcapng::Reader;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Stdio;
 use tempfile::TempDir;
-use vi::pcapng::{FrameMeta, Reader, Writer};
-
-/// A child that dies with its test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn isthmus(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_isthmus"));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-/// Starts it, and waits for the line that says that it is ready.
-fn ready(command: &mut Command) -> Running {
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.starts_with('{'), "{line}");
-    Running(child)
-}
-
-/// A twin, and a service at each port; the first is dropped last.
-fn services(at: &Path) -> [Running; 3] {
-    let mut twin = isthmus(&["twin", "--json", "--window", "direct", "--mw-size", "16M"]);
-    twin.arg("--port-a")
-        .arg(at.join("a"))
-        .arg("--port-b")
-        .arg(at.join("b"))
-        .arg("--control")
-        .arg(at.join("c"));
-    let twin = ready(&mut twin);
-    let [a, b] = ["a", "b"].map(|port| {
-        let mut serve = isthmus(&["vi", "serve", "--json"]);
-        serve.arg("--port").arg(at.join(port)).arg("--control").arg(at.join("c"));
-        ready(serve.arg("--socket").arg(at.join(format!("vi-{port}"))))
-    });
-    [a, b, twin]
-}
-
-fn tool(at: &Path, name: &str, port: &str, arguments: &[&str]) -> Command {
-    let mut command = isthmus(&["vi", name, "--json", "--service"]);
-    command.arg(at.join(format!("vi-{port}"))).args(arguments);
-    command
-}
-
-/// Frames of every length, of many kinds, a microsecond apart.
-fn make(path: &Path, frames: u64) {
-    let mut writer = Writer::new(BufWriter::new(File::create(path).unwrap()), "a test").unwrap();
-    let interface = writer.interface("made", "", 0).unwrap();
-    for n in 0..frames {
-        let mut frame = vec![n.to_le_bytes()[0]; 14 + usize::try_from(n * 7919 % 1501).unwrap()];
-        frame[0] = 2;
-        frame[12..14]
-            .copy_from_slice(&[[8, 0], [0x86, 0xDD], [8, 6], [0x12, 0x34]][usize::try_from(n % 4).unwrap()]);
-        frame.extend_from_slice(&n.to_le_bytes());
-        frame.truncate(1514);
-        let original_bytes = u32::try_from(frame.len()).unwrap();
-        let meta = FrameMeta {
-            utc_ns: 1_700_000_000_000_000_000 + n * 1000,
-            original_bytes,
-            ..FrameMeta::default()
-        };
-        writer.frame(interface, &meta, &frame).unwrap();
-    }
-    writer.finish().unwrap();
-}
-
-fn object(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
-}
+use vi::{make, object, services, tool};
 
 /// ISTHMUS_CAPTURE_FRAMES makes it more; ISTHMUS_CAPTURE_KEEP names a directory to leave both files in.
 #[test]
@@ -95,7 +22,7 @@ fn what_is_replayed_is_captured_byte_for_byte() {
     let files = std::env::var("ISTHMUS_CAPTURE_KEEP").map_or_else(|_| at.to_owned(), Into::into);
     let (made, captured) = (files.join("made.pcapng"), files.join("captured.pcapng"));
     make(&made, frames);
-    let _services = services(at);
+    let _services = services(at, &[]);
     let count = frames.to_string();
     let arguments = ["--buffer", "64", "-c", &count, "-w", captured.to_str().unwrap()];
     let mut capture = tool(at, "capture", "b", &arguments);
@@ -147,7 +74,7 @@ fn a_bad_file_is_told_with_a_status() {
     let unwritable = tool(at, "capture", "a", &["-w", "/nowhere/at/all"]).output().unwrap();
     assert_eq!(unwritable.status.code(), Some(2));
 
-    let _services = services(at);
+    let _services = services(at, &[]);
     let bytes = fs::read(&good).unwrap();
     File::create(&bad).unwrap().write_all(&bytes[..bytes.len() - 1]).unwrap();
     let (status, said, output) = replay(&bad, &["--top-speed"]);

@@ -25,11 +25,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [_, service, group, frames] = arguments.as_slice() else {
         return Err("usage: multicast SERVICE GROUP:PORT FRAMES".into());
     };
-    let group: std::net::SocketAddr = group.parse()?;
-    let frames: u64 = frames.parse()?;
+    let (count, gaps) = receive(Path::new(service), group.parse()?, frames.parse()?)?;
+    println!("{count} datagrams, {gaps} gaps");
+    Ok(())
+}
 
-    let options = ClientOptions { name: "multicast".to_owned(), set: None };
-    let mut client = Client::<Market>::connect(Path::new(service), &ProtectionDomain::new(), &options)?;
+/// Takes so many datagrams of a group: how many those were, and how often a number was not the next one.
+pub(crate) fn receive(
+    service: &Path,
+    group: std::net::SocketAddr,
+    frames: u64,
+) -> Result<(u64, u64), Box<dyn std::error::Error>> {
+    let options = ClientOptions { name: "multicast".to_owned(), ..ClientOptions::default() };
+    let mut client = Client::<Market>::connect(service, &ProtectionDomain::new(), &options)?;
     client.add_filter(Filter::Local {
         transport: Transport::Udp,
         address: group.ip(),
@@ -63,6 +71,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             client.wait(None)?;
         }
     }
-    println!("{count} datagrams, {gaps} gaps");
-    Ok(())
+    Ok((count, gaps))
 }

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
+use vi::clock::Clock;
 use vi::filter::{Filter, FlowCache, HEADER_BYTES, Headers, Table, Verdict};
 use vi::lane::{FilterId, Geometry, Meta, Receiver, SendError, Sender};
 use vi::{Bell, LaneId, Packet, ProtectionDomain, RequestId, Steered, TransmitError, Vi};
@@ -42,13 +43,17 @@ pub struct Attachment<D> {
     cache: RefCell<FlowCache<LaneId>>,
     kernel: Option<LaneId>,
     own: RefCell<Vec<(u16, Filter)>>,
+    /// What frames get their times from.
+    clock: Option<Clock>,
+    /// The shape of the lanes, once there is one.
+    geometry: Option<Geometry>,
     strangers: Cell<u64>,
     dropped: Cell<u64>,
 }
 
 impl<D> Attachment<D> {
-    /// An interface without lanes.
-    pub fn new(domain: &ProtectionDomain<D>, bell: Option<Bell>) -> Self {
+    /// An interface without lanes. With a clock each frame has the time that it was sent at.
+    pub fn new(domain: &ProtectionDomain<D>, bell: Option<Bell>, clock: Option<Clock>) -> Self {
         let mut vi = Vi::new(domain);
         if let Some(bell) = bell {
             vi.set_bell(bell);
@@ -62,6 +67,8 @@ impl<D> Attachment<D> {
             cache: RefCell::default(),
             kernel: None,
             own: RefCell::default(),
+            clock,
+            geometry: None,
             strangers: Cell::new(0),
             dropped: Cell::new(0),
         }
@@ -119,6 +126,7 @@ impl<D> Attachment<D> {
         let (receive, returned) = end.map(geometry)?;
         let sender = Sender::new(geometry, receive, returned).map_err(io::Error::other)?;
         self.vi.attach_sender(sender, Some(bell));
+        self.geometry = Some(geometry);
         self.sends.push(Place { lane, peer });
         self.steer_anew();
         Ok(())
@@ -224,12 +232,27 @@ impl<D> Attachment<D> {
     /// [`TransmitError`] of the first lane that is over.
     #[inline]
     pub fn transmit(&self, frame: &[u8], request: RequestId) -> Result<Steered, TransmitError> {
-        let mut steered =
-            self.vi.transmit_steered(&self.table, &mut self.cache.borrow_mut(), frame, 0, request)?;
+        self.transmit_at(frame, self.now_ns(), request)
+    }
+
+    /// The same, with this time as the one that it was sent at; 0 is none.
+    ///
+    /// # Errors
+    /// As [`transmit`](Self::transmit).
+    #[inline]
+    pub fn transmit_at(
+        &self,
+        frame: &[u8],
+        stamp_ns: u64,
+        request: RequestId,
+    ) -> Result<Steered, TransmitError> {
+        let mut cache = self.cache.borrow_mut();
+        let mut steered = self.vi.transmit_steered(&self.table, &mut cache, frame, stamp_ns, request)?;
         if steered.verdict == Verdict::Kernel
             && let Some(kernel) = self.kernel
         {
-            match self.vi.transmit(kernel, frame, Meta::default(), request) {
+            let meta = Meta { stamp: stamp_ns, ..Meta::default() };
+            match self.vi.transmit(kernel, frame, meta, request) {
                 Ok(()) => steered.sent += 1,
                 Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
                 Err(error) => return Err(error),
@@ -251,6 +274,17 @@ impl<D> Attachment<D> {
         request: RequestId,
         limit: Duration,
     ) -> Result<Steered, TransmitError> {
+        self.wait_for_room(frame, frame.len(), limit)?;
+        self.transmit(frame, request)
+    }
+
+    /// Waits until all whom a frame of so many bytes concerns have room, at most `limit`; its headers say who those are.
+    pub(crate) fn wait_for_room(
+        &self,
+        frame: &[u8],
+        bytes: usize,
+        limit: Duration,
+    ) -> Result<(), TransmitError> {
         let mut lanes = [None; COPIES];
         let mut count = 0;
         let mut note = |lane| {
@@ -267,14 +301,18 @@ impl<D> Attachment<D> {
         }
         let mut since = None;
         for lane in lanes.into_iter().map_while(|lane| lane) {
-            while !self.has_room(lane, frame.len())? {
+            while !self.has_room(lane, bytes)? {
+                if since.is_none() {
+                    // What is staged would never make room.
+                    self.push()?;
+                }
                 if since.get_or_insert_with(Instant::now).elapsed() >= limit {
-                    return self.transmit(frame, request);
+                    return Ok(());
                 }
                 std::thread::yield_now();
             }
         }
-        self.transmit(frame, request)
+        Ok(())
     }
 
     /// Where a frame goes first: its lane, and the filter that says so.
@@ -290,17 +328,23 @@ impl<D> Attachment<D> {
     }
 
     /// Stages a packet that was received, on another link's interface perhaps, for whom the peer's filters say. Sent with
-    /// [`push`](Self::push).
+    /// [`push`](Self::push). A part of a frame that is longer than a buffer is dropped, and counted as one that found no room: who gets it
+    /// is said by its first part alone.
     ///
     /// # Errors
     /// [`TransmitError`] of the first lane that is over.
     pub fn forward<D2>(&self, packet: &Packet<'_, D2>, request: RequestId) -> Result<Steered, TransmitError> {
+        if !packet.starts() || packet.continues() {
+            self.dropped.set(self.dropped.get().wrapping_add(1));
+            return Ok(Steered { verdict: Verdict::Blocked, sent: 0, full: 1 });
+        }
         let header = packet.header::<HEADER_BYTES>();
         let header = header.get(..packet.len()).unwrap_or(&header);
         let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
         let mut failed = None;
+        let stamp = self.now_ns();
         let mut one = |lane, filter| {
-            let meta = Meta { filter, ..Meta::default() };
+            let meta = Meta { filter, stamp, ..Meta::default() };
             match self.vi.transmit_init_packet(lane, packet, meta, request) {
                 Ok(()) => steered.sent += 1,
                 Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
@@ -320,6 +364,34 @@ impl<D> Attachment<D> {
         failed.map_or(Ok(steered), Err)
     }
 
+    /// The time, or 0 without a clock.
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        self.clock.as_ref().map_or(0, Clock::now_ns)
+    }
+
+    /// What frames get their times from.
+    pub fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
+    }
+
+    /// As [`forward`](Self::forward), but waits for room, at most `limit`; what was staged before goes out then. Whoever holds up the
+    /// one who forwards so holds up the senders of the first link, too, once their lanes are full.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_when_room<D2>(
+        &self,
+        packet: &Packet<'_, D2>,
+        request: RequestId,
+        limit: Duration,
+    ) -> Result<Steered, TransmitError> {
+        let header = packet.header::<HEADER_BYTES>();
+        let header = header.get(..packet.len()).unwrap_or(&header);
+        self.wait_for_room(header, packet.len(), limit)?;
+        self.forward(packet, request)
+    }
+
     /// Sends all that is staged, on every lane.
     ///
     /// # Errors
@@ -331,8 +403,17 @@ impl<D> Attachment<D> {
 
     fn has_room(&self, lane: LaneId, bytes: usize) -> Result<bool, TransmitError> {
         let (slots, buffers) = self.vi.transmit_space(lane)?;
-        // Short frames take two slots at most; the lane itself says no to what never fits.
-        Ok(slots >= 2 && (bytes <= 112 || buffers >= 1))
+        let Some(Geometry { slots: all_slots, buffers: all_buffers, buffer_bytes, .. }) = self.geometry
+        else {
+            return Ok(true);
+        };
+        if bytes <= 112 {
+            return Ok(slots >= 2);
+        }
+        let parts = bytes.div_ceil(buffer_bytes as usize);
+        // The lane itself says no to what never fits.
+        let never = parts > all_buffers as usize || parts > all_slots as usize;
+        Ok(never || (slots as usize >= parts.max(2) && buffers as usize >= parts))
     }
 }
 

@@ -2,23 +2,22 @@
 
 use crate::ViId;
 use crate::attachment::{Attachment, Files};
+use crate::news::NewsReader;
 use crate::protocol::{Answer, Notice, Request, Socket, VERSION};
 use netdev::MacAddress;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use shm::{Access, LoadOrder, Mapping, Memory, SharedFile};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use vi::clock::{Clock, DRIFT_PPB, KeeperThread, PeerOffset, Stamp};
 use vi::filter::{Filter, Verdict};
 use vi::lane::{FilterId, Geometry};
-use vi::{Bell, Event, ProtectionDomain, RequestId, Steered, TransmitError, Vi};
-
-/// Bytes of the page by which the service says that there is news.
-pub(crate) const NEWS_BYTES: u64 = 4096;
+use vi::{Bell, Event, Packet, ProtectionDomain, RequestId, Steered, TransmitError, Vi};
 
 /// How long to wait in one piece for what the service says.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -31,6 +30,9 @@ pub struct ClientOptions {
     /// A set that its interface is a member of: with the same user's others of this name it shares the filters that are
     /// added for the set, and each flow goes to one of them.
     pub set: Option<String>,
+    /// What frames get their times from. Without one it is [that of the process](vi::clock::shared), where the lanes carry
+    /// times ([`Geometry::stamps`]); a clock that is named stamps long frames on other lanes, too.
+    pub clock: Option<Clock>,
 }
 
 /// The link as a client knows it.
@@ -73,7 +75,9 @@ pub struct Client<D> {
     socket: Socket,
     attachment: Attachment<D>,
     wakes: Bell,
-    news: Mapping,
+    news: NewsReader,
+    /// Keeps the process's clock right, if that is the one.
+    _kept: Option<Arc<KeeperThread>>,
     seen: Cell<u64>,
     inbox: RefCell<VecDeque<(Notice, Vec<OwnedFd>)>>,
     broken: Cell<bool>,
@@ -102,7 +106,7 @@ impl<D> Client<D> {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::Absent(at()),
             _ => ClientError::Io(error),
         })?;
-        let ClientOptions { name, set } = options.clone();
+        let ClientOptions { name, set, clock } = options.clone();
         socket.send(&Request::Hello { version: VERSION, name, set }, &[]).map_err(gone)?;
         let (notice, mut files) = match socket.receive::<Notice>(true).map_err(gone)? {
             Some((Notice::Answer(Err(refused)), _)) => return Err(ClientError::Refused(refused)),
@@ -114,22 +118,28 @@ impl<D> Client<D> {
         else {
             return Err(nonsense());
         };
-        let file = SharedFile::accept(news, NEWS_BYTES).map_err(io::Error::other)?;
-        let news = Mapping::new(&file, 0, NEWS_BYTES, Access::Read).map_err(io::Error::other)?;
+        let news = NewsReader::new(news)?;
+        let geometry = Geometry::from(shape);
+        let kept = match clock {
+            None if geometry.stamps => Some(vi::clock::shared()?),
+            _ => None,
+        };
+        let clock = clock.or_else(|| kept.as_ref().map(|kept| kept.clock()));
         let bell = Bell::from_descriptor(bell)?;
         let wakes = bell.try_clone()?;
         Ok(Self {
             socket,
-            attachment: Attachment::new(domain, Some(bell)),
+            attachment: Attachment::new(domain, Some(bell), clock),
             wakes,
             news,
+            _kept: kept,
             seen: Cell::new(0),
             inbox: RefCell::default(),
             broken: Cell::new(false),
             vi,
             mac: MacAddress::new(mac).map_err(|_| nonsense())?,
             mtu,
-            geometry: shape.into(),
+            geometry,
             link: None,
             ending: false,
         })
@@ -173,7 +183,7 @@ impl<D> Client<D> {
     /// Whether [`refresh`](Self::refresh) has something to do: one load.
     #[inline]
     pub fn has_news(&self) -> bool {
-        self.ending || self.news.load_u64(0, LoadOrder::Acquire) != Ok(self.seen.get())
+        self.ending || self.news.count() != self.seen.get()
     }
 
     /// Takes in what the service has said. Never waits.
@@ -195,9 +205,7 @@ impl<D> Client<D> {
 
     /// Fetches what the service has said, and takes in at once what decides over packets.
     fn fetch(&self) {
-        if let Ok(news) = self.news.load_u64(0, LoadOrder::Acquire) {
-            self.seen.set(news);
-        }
+        self.seen.set(self.news.count());
         loop {
             match self.socket.receive::<Notice>(false) {
                 Ok(Some((notice, files))) => self.keep(notice, files),
@@ -329,21 +337,33 @@ impl<D> Client<D> {
         let count = self.attachment.vi().poll(events);
         for event in events.iter_mut().take(count) {
             if let Event::Received(packet) = event
-                && !self.attachment.takes(packet)
+                && !self.takes(packet)
             {
-                // The service tells of a filter of the set before the peer hears of it.
-                let known = self.has_news() && {
-                    self.fetch();
-                    self.refresh_soon();
-                    self.attachment.takes(packet)
-                };
-                if !known {
-                    self.attachment.stranger();
-                    *event = Event::Nothing;
-                }
+                *event = Event::Nothing;
             }
         }
         count
+    }
+
+    /// Whether a filter of this interface takes a packet; one that none takes is counted as a [stranger](Attachment::strangers). Who polls
+    /// the [interface](Self::vi) itself, by a [`TimedVi`](vi::TimedVi) say, asks this, as [`poll`](Self::poll) does.
+    #[inline]
+    pub fn takes(&self, packet: &Packet<'_, D>) -> bool {
+        self.attachment.takes(packet) || self.takes_after_all(packet)
+    }
+
+    #[cold]
+    fn takes_after_all(&self, packet: &Packet<'_, D>) -> bool {
+        // The service tells of a filter of the set before the peer hears of it.
+        let known = self.has_news() && {
+            self.fetch();
+            self.refresh_soon();
+            self.attachment.takes(packet)
+        };
+        if !known {
+            self.attachment.stranger();
+        }
+        known
     }
 
     /// Sends a frame to whom the peer's filters say, or else to its kernel. Whoever has no room loses it, which is counted.
@@ -355,7 +375,51 @@ impl<D> Client<D> {
         self.attachment.transmit(frame, request)
     }
 
-    /// The same, but waits for room, at most `limit`.
+    /// The same, and when it was handed over, by the clock; a time of 0 for an interface without one.
+    ///
+    /// # Errors
+    /// [`TransmitError`].
+    pub fn transmit_timed(
+        &self,
+        frame: &[u8],
+        request: RequestId,
+    ) -> Result<(Steered, Stamp), TransmitError> {
+        let stamp = self.clock().map_or_else(Stamp::default, Clock::now);
+        Ok((self.attachment.transmit_at(frame, stamp.ns, request)?, stamp))
+    }
+
+    /// The same, but waits for room, at most `limit`; the time is when there was.
+    ///
+    /// # Errors
+    /// [`TransmitError`].
+    pub fn transmit_timed_when_room(
+        &self,
+        frame: &[u8],
+        request: RequestId,
+        limit: Duration,
+    ) -> Result<(Steered, Stamp), TransmitError> {
+        self.attachment.wait_for_room(frame, frame.len(), limit)?;
+        self.transmit_timed(frame, request)
+    }
+
+    /// What frames get their times from.
+    pub fn clock(&self) -> Option<&Clock> {
+        self.attachment.clock()
+    }
+
+    /// How the peer's clock stands to this host's now, as the services have measured it: loads of a page, no message. The
+    /// bound is between the services' clocks. A frame's time is by the clock of the process that sent it, which is within its own bound
+    /// of its host's CLOCK_TAI, as the services' are. None before the first exchange, while the peer is away, and where lanes carry no times.
+    pub fn peer_clock(&self) -> Option<PeerOffset> {
+        let (at_ns, mut peer) = self.news.clock()?;
+        let age = u128::from(self.clock()?.now_ns().abs_diff(at_ns));
+        // Both may drift, in opposite directions, since the page was written.
+        let parted = (age * 2 * u128::from(DRIFT_PPB)).div_ceil(1_000_000_000);
+        peer.bound_ns = peer.bound_ns.saturating_add(u64::try_from(parted).unwrap_or(u64::MAX));
+        Some(peer)
+    }
+
+    /// As [`transmit`](Self::transmit), but waits for room, at most `limit`.
     ///
     /// # Errors
     /// [`TransmitError`].

@@ -42,13 +42,16 @@
 pub mod adapter;
 mod attachment;
 mod client;
+mod news;
 mod protocol;
 mod service;
 
 pub use adapter::{Adapter, AdapterCounts, AdapterError, Agreement, Disagreement, Features, Lane, Offer};
 pub use attachment::Attachment;
 pub use client::{Client, ClientError, ClientOptions, LinkInfo, is_lost};
-pub use service::{ClientStatus, KernelCounts, Service, ServiceError, ServiceOptions, ServiceStatus};
+pub use service::{
+    ClientStatus, ClockStatus, KernelCounts, Service, ServiceError, ServiceOptions, ServiceStatus,
+};
 
 use serde::{Deserialize, Serialize};
 

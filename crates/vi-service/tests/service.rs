@@ -6,7 +6,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use std::time::Instant;
 use vi::{Event, RequestId};
 use vi_service::{Client, ClientError, ClientOptions};
-use world::{Domain, LONG, Parent, World, connect, frame, reach, send};
+use world::{Domain, LONG, Parent, World, connect, frame, one, reach, receive, send};
 
 /// Not a test: what the processes of this program's tests do.
 #[test]
@@ -34,47 +34,6 @@ fn part() {
         }
         _ => panic!("{part}"),
     });
-}
-
-/// Takes so many frames, which are numbered.
-fn receive(client: &mut Client<Domain>, frames: u64) {
-    let mut next = 0;
-    while next < frames {
-        if client.has_news() {
-            client.refresh().unwrap();
-        }
-        let mut events: [Event<'_, Domain>; 32] = std::array::from_fn(|_| Event::Nothing);
-        let count = client.poll(&mut events);
-        for event in &events[..count] {
-            let Event::Received(packet) = event else { panic!("{event:?}") };
-            let mut number = [0; 8];
-            packet.read(vi::udp::UDP_HEADER_BYTES, &mut number).unwrap();
-            assert_eq!(u64::from_le_bytes(number), next);
-            next += 1;
-        }
-        drop(events);
-        if count == 0 {
-            client.wait(None).unwrap();
-        }
-    }
-}
-
-/// Polls until a frame comes.
-fn one(client: &mut Client<Domain>) -> Vec<u8> {
-    let start = Instant::now();
-    loop {
-        client.refresh().unwrap();
-        let mut events = [Event::Nothing];
-        client.poll(&mut events);
-        if let [Event::Received(packet)] = &events {
-            let mut frame = vec![0; packet.len()];
-            packet.copy_to(&mut frame).unwrap();
-            return frame;
-        }
-        assert!(start.elapsed() < LONG);
-        drop(events);
-        std::thread::yield_now();
-    }
 }
 
 #[test]

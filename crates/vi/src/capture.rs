@@ -7,7 +7,7 @@
 //! The thread that polls never waits for the disk: where the stream is full, the frame is lost and counted, and the file
 //! says so, before the next frame and at its end.
 
-use crate::clock::{Clock, Stamp, SyncFlags};
+use crate::clock::{Clock, PeerOffset, Stamp, SyncFlags};
 use crate::packet::Packet;
 use crate::pcapng::{Direction, FrameMeta, InterfaceCounts, MOST_FRAME_BYTES, Writer};
 use crate::stream::{RecordFlags, RecordHeader, StreamError, StreamReader, StreamWriter};
@@ -20,7 +20,8 @@ pub enum TimeOf {
     /// When it was taken from its lane, by this host's clock.
     #[default]
     Receiver,
-    /// When it was sent, by the sender's clock; the receiver's where the lane carries no times.
+    /// When it was sent: by the receiver's clock, once [it is known](Recorder::set_peer) how the sender's stands to it, and until then by
+    /// the sender's. When it was taken, where the lane carries no times.
     Sender,
 }
 
@@ -29,6 +30,7 @@ pub enum TimeOf {
 pub struct Recorder {
     clock: Clock,
     time_of: TimeOf,
+    peer: Option<PeerOffset>,
     snap_bytes: usize,
     /// A frame of several packets, as far as it has come; cut at `snap_bytes`.
     parts: Vec<u8>,
@@ -45,6 +47,7 @@ impl Recorder {
         Self {
             clock,
             time_of,
+            peer: None,
             snap_bytes: snap_bytes.min(MOST_FRAME_BYTES),
             parts: Vec::new(),
             parts_bytes: 0,
@@ -52,6 +55,11 @@ impl Recorder {
             frames: 0,
             broken: 0,
         }
+    }
+
+    /// How the sender's clock stands to this one, from now on.
+    pub fn set_peer(&mut self, peer: Option<PeerOffset>) {
+        self.peer = peer;
     }
 
     /// Frames that came, those that found no room in the stream too.
@@ -123,8 +131,15 @@ impl Recorder {
 
     fn header<D, O: Window, M: Memory>(&self, packet: &Packet<'_, D, O, M>) -> RecordHeader {
         let stamp = match (self.time_of, packet.stamp()) {
-            // How good the sender's clock is, is the sender's to know.
-            (TimeOf::Sender, Some(ns)) => Stamp { ns, bound_ns: 0, flags: SyncFlags::default() },
+            (TimeOf::Sender, Some(ns)) => match self.peer {
+                Some(peer) => Stamp {
+                    ns: peer.to_mine(ns).unwrap_or(ns),
+                    bound_ns: peer.bound_ns.saturating_add(peer.peer_bound_ns),
+                    flags: peer.flags,
+                },
+                // How good the sender's clock is, is the sender's to know.
+                None => Stamp { ns, bound_ns: 0, flags: SyncFlags::default() },
+            },
             _ => self.clock.now(),
         };
         RecordHeader { filter: packet.filter().number(), ..RecordHeader::at(stamp) }

@@ -23,7 +23,8 @@ pub enum TimedEvent<'vi, D, O: Window = Mapping, M: Memory = Mapping> {
     /// What the interface told, and when it was taken. The sender's time is the packet's own
     /// ([`Packet::stamp`](crate::Packet::stamp)).
     Event(Event<'vi, D, O, M>, Stamp),
-    /// A packet that is not wanted.
+    /// A packet that is not wanted. Of a frame in several packets it is the last one, which says so of all of them: the ones before had come
+    /// as they are.
     Discarded {
         /// The packet, as it came.
         packet: Packet<'vi, D, O, M>,
@@ -57,7 +58,12 @@ pub struct TimedVi<'vi, D, O: Window = Mapping, M: Memory = Mapping> {
     discards: Cell<Discards>,
     /// Where a frame is looked at: what a sender may change after the look is not worth looking at.
     scratch: RefCell<Vec<u8>>,
+    /// Frames in several packets, as far as they have come; one for each lane that had such.
+    parts: RefCell<Vec<(LaneId, Vec<u8>)>>,
 }
+
+/// As much of a frame as lengths and checksums can be about: a VLAN's header and an IP packet. What lies behind is padding.
+const JUDGED_BYTES: usize = 18 + 65535;
 
 impl<'vi, D, O: Window, M: Memory> TimedVi<'vi, D, O, M> {
     /// Without a pace, a timer and discards.
@@ -70,6 +76,7 @@ impl<'vi, D, O: Window, M: Memory> TimedVi<'vi, D, O, M> {
             timer: Cell::default(),
             discards: Cell::default(),
             scratch: RefCell::default(),
+            parts: RefCell::default(),
         }
     }
 
@@ -87,6 +94,8 @@ impl<'vi, D, O: Window, M: Memory> TimedVi<'vi, D, O, M> {
     /// Which frames are not wanted (`ef_vi_receive_set_discards`). To look at a frame it is copied once.
     pub fn set_discards(&self, discards: Discards) {
         self.discards.set(discards);
+        // What came before is not known to be whole.
+        self.parts.borrow_mut().clear();
     }
 
     /// Which frames are not wanted.
@@ -189,11 +198,17 @@ impl<'vi, D, O: Window, M: Memory> TimedVi<'vi, D, O, M> {
         count
     }
 
-    /// A packet that is wanted, or is not. Frames of several packets are not looked at.
+    /// A packet that is wanted, or is not.
     fn judged(&self, packet: Packet<'vi, D, O, M>, stamp: Stamp) -> TimedEvent<'vi, D, O, M> {
         let discards = self.discards.get();
-        if discards == Discards::default() || !packet.starts() || packet.continues() {
+        if discards == Discards::default() {
             return TimedEvent::Event(Event::Received(packet), stamp);
+        }
+        if !packet.starts() || packet.continues() {
+            return match self.whole(&packet) {
+                None => TimedEvent::Event(Event::Received(packet), stamp),
+                Some(reason) => TimedEvent::Discarded { packet, reason, stamp },
+            };
         }
         let mut scratch = self.scratch.borrow_mut();
         scratch.resize(packet.len(), 0);
@@ -205,6 +220,39 @@ impl<'vi, D, O: Window, M: Memory> TimedVi<'vi, D, O, M> {
             None => TimedEvent::Event(Event::Received(packet), stamp),
             Some(reason) => TimedEvent::Discarded { packet, reason, stamp },
         }
+    }
+
+    /// Takes a part of a frame; what is wrong with the frame, if this was its last part and the others are here.
+    #[cold]
+    fn whole(&self, packet: &Packet<'vi, D, O, M>) -> Option<DiscardReason> {
+        let mut parts = self.parts.borrow_mut();
+        let at = match parts.iter().position(|(lane, _)| *lane == packet.lane()) {
+            Some(at) => at,
+            None => {
+                parts.push((packet.lane(), Vec::new()));
+                parts.len() - 1
+            }
+        };
+        let (_, frame) = parts.get_mut(at)?;
+        if packet.starts() {
+            frame.clear();
+        } else if frame.is_empty() {
+            // Its beginning was not seen.
+            return None;
+        }
+        let begin = frame.len();
+        let some = packet.len().min(JUDGED_BYTES.saturating_sub(begin));
+        frame.resize(begin + some, 0);
+        let read = packet.read(0, frame.get_mut(begin..)?);
+        if packet.continues() {
+            return None;
+        }
+        let reason = match read {
+            Ok(()) => self.discards.get().judge(frame),
+            Err(_) => Some(DiscardReason::Length),
+        };
+        frame.clear();
+        reason
     }
 
     /// Sleeps until something comes, the timer runs out, or `limit` has passed. True: poll again.

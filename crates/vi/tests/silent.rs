@@ -6,6 +6,7 @@
 use rustix::thread::{SecureComputingMode, set_secure_computing_mode};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
+use vi::clock::{Keeper, SyncFlags};
 use vi::filter::{Filter, FlowCache, Table, Target};
 use vi::lane::{Geometry, SharedLane};
 use vi::{Event, LaneId, ProtectionDomain, RequestId, Vi};
@@ -18,11 +19,11 @@ const PART: &str = "VI_TEST_SILENT";
 const FRAMES: u32 = 20_000;
 
 /// Two interfaces with a lane each way, and buffers posted.
-fn pair() -> (Vi<Domain>, Vi<Domain>) {
+fn pair(stamps: bool) -> (Vi<Domain>, Vi<Domain>) {
     let domain = ProtectionDomain::new();
     let (mut one, mut other) = (Vi::new(&domain), Vi::new(&domain));
     for turn in 0..2 {
-        let lane = SharedLane::create(Geometry::default()).unwrap();
+        let lane = SharedLane::create(Geometry { stamps, ..Geometry::default() }).unwrap();
         let (from, to) = if turn == 0 { (&mut one, &mut other) } else { (&mut other, &mut one) };
         from.attach_sender(lane.sender().unwrap(), None);
         let (_, buffers) = to.attach_receiver(lane.receiver().unwrap());
@@ -62,7 +63,9 @@ fn the_silent_process() {
 }
 
 fn exchange(part: &str) {
-    let (one, other) = pair();
+    let stamps = part != "silent" && part != "loud";
+    let (one, other) = pair(stamps);
+    let clock = Keeper::new().clock();
     let mut table = Table::new();
     table.add("udp:10.0.0.2:80".parse::<Filter>().unwrap(), Target::One(LaneId(0))).unwrap();
     let mut cache = FlowCache::default();
@@ -72,7 +75,8 @@ fn exchange(part: &str) {
         let frame = &frames[n as usize % frames.len()];
         let mut bytes = 0;
         for (from, to) in [(&one, &other), (&other, &one)] {
-            from.transmit_steered(&table, &mut cache, frame, 0, RequestId(n)).unwrap();
+            let stamp = if stamps { clock.now_ns() } else { 0 };
+            from.transmit_steered(&table, &mut cache, frame, stamp, RequestId(n)).unwrap();
             bytes += takes(to, &mut seen);
         }
         assert_eq!(bytes, 2 * frame.len());
@@ -82,9 +86,13 @@ fn exchange(part: &str) {
     let mut out = std::io::stdout();
     out.write_all(b"begin\n").unwrap();
     out.flush().unwrap();
-    set_secure_computing_mode(SecureComputingMode::Strict).unwrap();
+    if stamps {
+        be_silent();
+    } else {
+        set_secure_computing_mode(SecureComputingMode::Strict).unwrap();
+    }
     (0..FRAMES).for_each(&mut round);
-    if part == "loud" {
+    if part == "loud" || part == "stamped and loud" {
         std::thread::yield_now();
     }
     // A write is allowed.
@@ -92,6 +100,18 @@ fn exchange(part: &str) {
     loop {
         std::hint::spin_loop();
     }
+}
+
+/// From here on the kernel ends this process if this thread makes another call than read, write and exit. Not by the strict mode of seccomp: that one
+/// forbids the processor's counter, too.
+fn be_silent() {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let numbers = if cfg!(target_arch = "aarch64") { [63, 64, 93] } else { [0, 1, 60] };
+    let rules = numbers.into_iter().map(|number| (number, Vec::new())).collect();
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
 }
 
 /// What the process says until it is over, or has said all.
@@ -121,6 +141,17 @@ fn said(part: &str) -> String {
 fn an_exchange_of_frames_makes_no_system_call() {
     let said = said("silent");
     assert!(said.contains("begin\n") && said.ends_with("done\n"), "{said}");
+}
+
+/// Where the processor has no counter to ask, the kernel is asked, and that is said.
+#[test]
+fn times_make_no_system_call() {
+    if Keeper::new().clock().now().flags.contains(SyncFlags::COUNTER) {
+        let silent = said("stamped");
+        assert!(silent.contains("begin\n") && silent.ends_with("done\n"), "{silent}");
+        let loud = said("stamped and loud");
+        assert!(loud.contains("begin\n") && !loud.ends_with("done\n"), "{loud}");
+    }
 }
 
 #[test]

@@ -127,3 +127,82 @@ fn a_frame_with_a_wrong_checksum_is_told_apart_where_that_is_asked() {
         assert_eq!(events.iter().filter(sum).count(), 3 - wanted);
     }
 }
+
+/// Two lanes whose jumbo frames come in turns: the last packet of each says what is wrong with all of it.
+#[test]
+fn a_frame_in_several_packets_is_judged_as_a_whole() {
+    let domain = ProtectionDomain::<Domain>::new();
+    let (mut from, mut to) = (Vi::new(&domain), Vi::new(&domain));
+    let lanes = [(); 2].map(|()| {
+        let lane = SharedLane::create(Geometry { slots: 64, buffers: 64, ..Geometry::default() }).unwrap();
+        let (_, buffers) = to.attach_receiver(lane.receiver().unwrap());
+        for buffer in buffers {
+            to.receive_init(buffer, RequestId(0)).unwrap();
+        }
+        to.receive_push();
+        from.attach_sender(lane.sender().unwrap(), None)
+    });
+    let to = TimedVi::new(&to, Keeper::new().clock());
+    let frame = |payload: usize, wrong: bool| {
+        let builder =
+            etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9);
+        let mut frame = Vec::new();
+        builder.udp(1, 2).write(&mut frame, &vec![7; payload]).unwrap();
+        if wrong {
+            *frame.last_mut().unwrap() ^= 1;
+        }
+        frame
+    };
+    let wrongs = |to: &TimedVi<'_, Domain>| {
+        let mut found = Vec::new();
+        loop {
+            let mut events = events();
+            let count = to.poll(&mut events);
+            if count == 0 {
+                return found;
+            }
+            for event in &events[..count] {
+                match event {
+                    TimedEvent::Event(Event::Received(packet), _) if packet.continues() => {}
+                    TimedEvent::Event(Event::Received(packet), _) => found.push((packet.lane(), None)),
+                    TimedEvent::Discarded { packet, reason, .. } => {
+                        assert!(!packet.starts() && !packet.continues(), "the last one");
+                        found.push((packet.lane(), Some(*reason)));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    };
+    let sum = Some(DiscardReason::TransportChecksum);
+    for (discards, expected) in [(Discards::default(), None), (Discards::ALL, sum)] {
+        to.set_discards(discards);
+        // Two packets, three, and the longest that there is; and one with a wrong sum of the IP header.
+        for bytes in [3000, 5000, 65507] {
+            for (wrong, said) in [(false, None), (true, expected)] {
+                for lane in lanes {
+                    from.transmit(
+                        lane,
+                        &frame(bytes, wrong && lane == lanes[1]),
+                        Meta::default(),
+                        RequestId(0),
+                    )
+                    .unwrap();
+                }
+                from.transmit_unbundle(&mut [RequestId(0); 8]);
+                let mut found = wrongs(&to);
+                found.sort_by_key(|(lane, _)| lane.0);
+                assert_eq!(found, [(LaneId(0), None), (LaneId(1), said)], "{bytes} {wrong}");
+            }
+        }
+        let mut network = frame(5000, false);
+        network[24] ^= 0x40;
+        from.transmit(lanes[0], &network, Meta::default(), RequestId(0)).unwrap();
+        // Cut short: its headers promise more.
+        from.transmit(lanes[0], &frame(5000, false)[..4500], Meta::default(), RequestId(0)).unwrap();
+        from.transmit_unbundle(&mut [RequestId(0); 8]);
+        let reasons: Vec<_> = wrongs(&to).into_iter().map(|(_, reason)| reason).collect();
+        let all = [Some(DiscardReason::NetworkChecksum), Some(DiscardReason::Length)];
+        assert_eq!(reasons, if expected.is_some() { all } else { [None; 2] });
+    }
+}

@@ -3,7 +3,7 @@
 //! One thread polls and puts frames into a packed stream; another writes the file. A disk that is slow loses frames, which
 //! are counted, in the file too, and holds nobody up.
 
-use super::endpoint::{Endpoint, Tool};
+use super::endpoint::{Endpoint, Tool, times};
 use super::tool;
 use crate::Outcome;
 use anyhow::Context as _;
@@ -16,11 +16,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use vi::capture::{CaptureError, FileWriter, Recorder, TimeOf};
-use vi::clock::{Clock, Keeper, Stamp, SyncFlags};
+use vi::clock::{Clock, Stamp, SyncFlags};
 use vi::filter::Filter;
 use vi::stream::{StreamFile, StreamReader, StreamWriter};
 use vi::{Event, ProtectionDomain};
-use vi_service::Client;
+use vi_service::{Client, ClockStatus};
 
 /// Events that one poll fetches.
 const BATCH: usize = 64;
@@ -59,12 +59,21 @@ pub(crate) struct Arguments {
     /// MiB of frames that may wait for the file, a power of two
     #[arg(long, value_name = "MIB", default_value_t = 16)]
     buffer: u64,
+    /// Whose times the file has: when a frame was taken here, or when it was sent, by this host's clock as far as the peer's is known
+    #[arg(long, value_name = "WHOSE", default_value = "receiver")]
+    times: Times,
     /// Poll without sleeping
     #[arg(long)]
     spin: bool,
     /// Print one JSON object (on stderr, if the file goes to stdout)
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Times {
+    Receiver,
+    Sender,
 }
 
 /// What a capture was.
@@ -78,6 +87,8 @@ struct Report {
     lost: u64,
     incomplete: u64,
     clock: ClockReport,
+    /// The sender's, where the times are his.
+    peer_clock: Option<ClockStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -110,7 +121,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     } else {
         Box::new(File::create(&arguments.write).with_context(|| format!("{}", arguments.write.display()))?)
     };
-    let kept = Keeper::new().spawn(Duration::from_millis(100))?;
+    if arguments.times == Times::Sender {
+        times(&client)?;
+    }
+    let kept = vi::clock::shared()?;
     let clock = kept.clock();
     let texts: Vec<String> = arguments.filters.iter().map(Filter::to_string).collect();
     let file = FileWriter::new(BufWriter::new(out), "vi0", &texts.join(" "), arguments.snap, clock.clone())?;
@@ -145,7 +159,11 @@ fn capture<W: Write + Send>(
     let begun = Instant::now();
     let (mut writer, mut reader) = (stream.writer()?, stream.reader()?);
     let snap = if arguments.snap == 0 { usize::MAX } else { arguments.snap as usize };
-    let mut recorder = Recorder::new(clock.clone(), TimeOf::Receiver, snap);
+    let time_of = match arguments.times {
+        Times::Receiver => TimeOf::Receiver,
+        Times::Sender => TimeOf::Sender,
+    };
+    let mut recorder = Recorder::new(clock.clone(), time_of, snap);
     let (written, failed) = (AtomicU64::new(0), AtomicBool::new(false));
     let (polls, ended) = channel::<()>();
     let file = std::thread::scope(|scope| {
@@ -175,6 +193,7 @@ fn capture<W: Write + Send>(
         lost: received - captured,
         incomplete: recorder.broken(),
         clock: stamp.into(),
+        peer_clock: client.peer_clock().filter(|_| time_of == TimeOf::Sender).map(ClockStatus::from),
     })
 }
 
@@ -194,6 +213,9 @@ fn poll(
     loop {
         if client.has_news() {
             client.refresh()?;
+        }
+        if arguments.times == Times::Sender {
+            recorder.set_peer(client.peer_clock());
         }
         let mut events: [Event<'_, Tool>; BATCH] = std::array::from_fn(|_| Event::Nothing);
         let count = client.poll(&mut events);

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use vi::ProtectionDomain;
+use vi::clock::{Clock, SyncFlags};
 use vi_service::{Client, ClientOptions};
 
 /// Stands for the protection domain of a tool: it has one.
@@ -27,8 +28,28 @@ impl Endpoint {
         set: Option<&str>,
     ) -> anyhow::Result<Client<Tool>> {
         let name = std::env::args().nth(2).unwrap_or_else(|| "vi".to_owned());
-        let options = ClientOptions { name, set: set.map(str::to_owned) };
+        let options = ClientOptions { name, set: set.map(str::to_owned), clock: None };
         Ok(Client::connect(&self.service, domain, &options)?)
+    }
+}
+
+/// The interface's clock, for what is told of times.
+pub(crate) fn times(client: &Client<Tool>) -> anyhow::Result<Clock> {
+    let clock = client.clock().cloned().filter(|_| client.geometry().stamps);
+    clock.context("frames carry no times here: start the services of both ports with --stamps")
+}
+
+/// A time as people read it: seconds since 1970 (TAI), with nanoseconds.
+pub(crate) fn seconds(ns: u64) -> String {
+    format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)
+}
+
+/// The flags of a clock: what ef_vi calls CLOCK_SET and IN_SYNC.
+pub(crate) fn flags(flags: SyncFlags) -> &'static str {
+    match (flags.contains(SyncFlags::CLOCK_SET), flags.contains(SyncFlags::IN_SYNC)) {
+        (true, true) => "set, in sync",
+        (true, false) => "set",
+        (false, _) => "not set",
     }
 }
 

@@ -3,6 +3,7 @@
 use super::endpoint::{Endpoint, Rates, Tool, reach, tell};
 use crate::Outcome;
 use serde::Serialize;
+use shm::Copied;
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +31,12 @@ pub(crate) struct Arguments {
     /// One way only: from the first to the second
     #[arg(short = 'u', long)]
     unidirectional: bool,
+    /// Interfaces of a far side to wait for before frames are taken that go there
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    reach: usize,
+    /// Wait for room at the other side, instead of dropping: then the senders wait, too, once their lanes are full
+    #[arg(long)]
+    wait: bool,
     /// End after so many frames
     #[arg(short = 'n', long, value_name = "FRAMES")]
     iterations: Option<u64>,
@@ -44,6 +51,17 @@ struct Report {
     bytes: u64,
     /// Copies that found no room at the other side.
     dropped: u64,
+    /// What the copy routines have moved; a build with debug assertions counts it.
+    copied: Option<Moved>,
+}
+
+#[derive(Debug, Serialize)]
+struct Moved {
+    /// From the buffers of one link into those of the other.
+    payload_bytes: u64,
+    /// Read and written beside that: events, and the headers that filters look at.
+    read_bytes: u64,
+    written_bytes: u64,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
@@ -53,9 +71,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let domain = ProtectionDomain::<Tool>::new();
     let second = Endpoint { service: arguments.service2.clone() };
     let (mut left, mut right) = (arguments.endpoint.connect(&domain, None)?, second.connect(&domain, None)?);
-    for client in [&mut left, &mut right] {
-        reach(client, 0, Duration::from_secs(10))?;
-    }
+    reach(&mut right, arguments.reach, Duration::from_secs(10))?;
+    let back = if arguments.unidirectional { 0 } else { arguments.reach };
+    reach(&mut left, back, Duration::from_secs(10))?;
     let filters = match arguments.filters.as_slice() {
         [] => &[Filter::UnicastAll, Filter::MulticastAll],
         filters => filters,
@@ -76,8 +94,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
                 client.refresh()?;
             }
         }
-        carry(&left, &right, &mut report)?;
-        carry(&right, &left, &mut report)?;
+        carry(&left, &right, arguments.wait, &mut report)?;
+        carry(&right, &left, arguments.wait, &mut report)?;
         turns = turns.wrapping_add(1);
         if turns & 0xFFF == 0 {
             rates.tell(report.frames, report.bytes);
@@ -86,17 +104,29 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             }
         }
     }
+    report.copied = Copied::by_this_thread().map(|copied| Moved {
+        payload_bytes: copied.transferred,
+        read_bytes: copied.loaded,
+        written_bytes: copied.stored,
+    });
     let text = format!("{} packets, {} bytes, {} dropped", report.frames, report.bytes, report.dropped);
     tell(arguments.json, &report, &text)?;
     Ok(Outcome::Done)
 }
 
-fn carry(from: &Client<Tool>, to: &Client<Tool>, report: &mut Report) -> anyhow::Result<()> {
+/// Who takes nothing for so long has no more claim to be waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+fn carry(from: &Client<Tool>, to: &Client<Tool>, wait: bool, report: &mut Report) -> anyhow::Result<()> {
     let mut events: [Event<'_, Tool>; 32] = std::array::from_fn(|_| Event::Nothing);
     let count = from.poll(&mut events);
     for event in events.iter().take(count) {
         if let Event::Received(packet) = event {
-            let steered = to.attachment().forward(packet, RequestId(0))?;
+            let steered = if wait {
+                to.attachment().forward_when_room(packet, RequestId(0), PATIENCE)?
+            } else {
+                to.attachment().forward(packet, RequestId(0))?
+            };
             report.frames += 1;
             report.bytes += packet.len() as u64;
             report.dropped += u64::from(steered.full);

@@ -1,6 +1,6 @@
 //! `isthmus vi send`: UDP frames, as efsend sends them.
 
-use super::endpoint::{Endpoint, Tool, number, reach, tell};
+use super::endpoint::{Endpoint, Tool, flags, number, reach, seconds, tell, times};
 use crate::Outcome;
 use anyhow::Context;
 use netdev::MacAddress;
@@ -46,6 +46,9 @@ pub(crate) struct Arguments {
     /// Drop frames for whom there is no room, instead of waiting
     #[arg(long)]
     drop: bool,
+    /// Show when each frame was handed over (efsend_timestamping)
+    #[arg(short = 't', long)]
+    timestamps: bool,
     /// Interfaces of the far side to wait for before the first frame
     #[arg(long, value_name = "N", default_value_t = 0)]
     reach: usize,
@@ -86,11 +89,20 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let mut frame = Vec::new();
     let mut report = Report::default();
     let patience = if arguments.drop { Duration::ZERO } else { Duration::from_secs(10) };
+    let clock = arguments.timestamps.then(|| times(&client)).transpose()?;
     let start = Instant::now();
     for n in 0..arguments.iterations {
         payload.iter_mut().zip(n.to_le_bytes()).for_each(|(to, from)| *to = from);
         flow.write(&payload, &mut frame);
-        let steered = client.transmit_when_room(&frame, RequestId(0), patience)?;
+        let steered = match &clock {
+            None => client.transmit_when_room(&frame, RequestId(0), patience)?,
+            Some(_) => {
+                let (steered, stamp) = client.transmit_timed_when_room(&frame, RequestId(0), patience)?;
+                let bound_ns = stamp.bound_ns;
+                eprintln!("{n} sent {} ± {bound_ns} ns ({})", seconds(stamp.ns), flags(stamp.flags));
+                steered
+            }
+        };
         client.vi().transmit_unbundle(&mut [RequestId(0); 32]);
         report.frames += 1;
         report.sent += u64::from(steered.sent);

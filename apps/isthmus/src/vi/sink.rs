@@ -1,12 +1,14 @@
 //! `isthmus vi sink`: receives what filters take, as efsink does.
 
-use super::endpoint::{Endpoint, Rates, Tool, tell};
+use super::endpoint::{Endpoint, Rates, Tool, flags, number, seconds, tell, times};
 use crate::Outcome;
 use serde::Serialize;
 use std::io::Read;
 use std::time::Duration;
+use vi::clock::PeerOffset;
 use vi::filter::Filter;
 use vi::{Event, ProtectionDomain};
+use vi_service::ClockStatus;
 
 /// Receive what filters take, and count it (efsink)
 #[derive(Debug, clap::Args)]
@@ -31,6 +33,9 @@ pub(crate) struct Arguments {
     /// Show each frame
     #[arg(short = 'd', long)]
     hexdump: bool,
+    /// Show when each frame was sent, by this host's clock, and how long ago that was when it was taken
+    #[arg(short = 't', long)]
+    timestamps: bool,
     /// Print one JSON object at the end
     #[arg(long)]
     json: bool,
@@ -44,6 +49,31 @@ struct Report {
     strangers: u64,
     /// Frames by the number of the filter that took them.
     filters: std::collections::BTreeMap<u16, u64>,
+    /// With --timestamps.
+    times: Option<Times>,
+}
+
+/// How long frames were on their way, as far as the clocks can say.
+#[derive(Debug, Default, Serialize)]
+struct Times {
+    frames: u64,
+    /// Between the sender's call and this program's look: less than nothing only within the bound.
+    least_ns: i64,
+    most_ns: i64,
+    mean_ns: f64,
+    peer: Option<ClockStatus>,
+}
+
+impl Times {
+    fn add(&mut self, flight_ns: i64) {
+        let first = self.frames == 0;
+        self.least_ns = if first { flight_ns } else { self.least_ns.min(flight_ns) };
+        self.most_ns = if first { flight_ns } else { self.most_ns.max(flight_ns) };
+        let sign = if flight_ns < 0 { -1.0 } else { 1.0 };
+        self.mean_ns = (self.mean_ns * number(self.frames) + sign * number(flight_ns.unsigned_abs()))
+            / number(self.frames + 1);
+        self.frames += 1;
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
@@ -53,7 +83,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     for filter in &arguments.filters {
         client.add_filter(*filter)?;
     }
-    let mut report = Report::default();
+    let clock = arguments.timestamps.then(|| times(&client)).transpose()?;
+    let mut report = Report { times: clock.as_ref().map(|_| Times::default()), ..Report::default() };
     let mut rates = Rates::new(arguments.json);
     let most = arguments.iterations.unwrap_or(u64::MAX);
     let mut turns = 0_u32;
@@ -68,6 +99,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             report.frames += u64::from(packet.starts());
             report.bytes += packet.len() as u64;
             *report.filters.entry(packet.filter().number()).or_default() += 1;
+            if let (Some(clock), Some(times)) = (&clock, &mut report.times)
+                && let (Some(peer), Some(sent)) = (client.peer_clock(), packet.stamp())
+                && let Some(sent) = peer.to_mine(sent)
+            {
+                let here = clock.now();
+                let flight_ns = here.ns.cast_signed().wrapping_sub(sent.cast_signed());
+                times.add(flight_ns);
+                let PeerOffset { bound_ns, peer_bound_ns, .. } = peer;
+                let bound_ns = bound_ns + peer_bound_ns + here.bound_ns;
+                let (sent, state) = (seconds(sent), flags(peer.flags));
+                eprintln!("{} bytes sent {sent} {flight_ns:+} ns ± {bound_ns} ago ({state})", packet.len());
+            }
             if arguments.hexdump {
                 let mut bytes = vec![0; packet.len()];
                 packet.copy_to(&mut bytes)?;
@@ -87,6 +130,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         }
     }
     report.strangers = client.attachment().strangers();
+    if let Some(times) = &mut report.times {
+        times.peer = client.peer_clock().map(ClockStatus::from);
+    }
     let text = format!("{} packets, {} bytes, {} strangers", report.frames, report.bytes, report.strangers);
     tell(arguments.json, &report, &text)?;
     Ok(Outcome::Done)
@@ -103,6 +149,14 @@ fn dump(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn times_have_a_least_a_most_and_a_mean() {
+        let mut times = super::Times::default();
+        [300, -100, 700].into_iter().for_each(|ns| times.add(ns));
+        assert_eq!((times.frames, times.least_ns, times.most_ns), (3, -100, 700));
+        assert!((times.mean_ns - 300.0).abs() < 1e-6, "{times:?}");
+    }
+
     #[test]
     fn a_dump_has_sixteen_bytes_a_line() {
         let text = super::dump(&[0xAB; 17]);

@@ -7,6 +7,7 @@
 //!    └──── link down ────┴────── the peer starts anew, or says what makes no sense ───────┘
 //! ```
 
+use super::clock::{self, Exchange};
 use super::hello::{Agreement, Disagreement, Offer};
 use super::message::{MESSAGE_BYTES, Message};
 use cells::{Fault, Geometry, Opening, Receiver, SendError, Sender, Setup};
@@ -14,6 +15,7 @@ use ntb::{Bridge, BridgeError, Inbound, Outbound};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use vi::clock::{Clock, PeerOffset};
 
 const WINDOW: usize = 0;
 const CHANNEL: &str = "vi";
@@ -62,6 +64,8 @@ pub(super) struct Control {
     queue: VecDeque<Vec<u8>>,
     complained: Option<String>,
     looked: Instant,
+    /// The peer's clock, where the lanes carry times.
+    exchange: Option<Exchange>,
     /// There may be more messages than one turn takes.
     more: bool,
 }
@@ -82,8 +86,21 @@ enum Trouble {
     Deaf,
 }
 
+impl Trouble {
+    fn exchange(error: SendError) -> Self {
+        match error {
+            SendError::Failed(fault) => fault.into(),
+            other => other.into(),
+        }
+    }
+}
+
 impl Control {
-    pub(super) fn open(bridge: Arc<dyn Bridge>, offer: Offer) -> Result<Self, BridgeError> {
+    pub(super) fn open(
+        bridge: Arc<dyn Bridge>,
+        offer: Offer,
+        clock: Option<Clock>,
+    ) -> Result<Self, BridgeError> {
         let bytes = bridge.window_align(WINDOW)?.max_bytes.min(WINDOW_BYTES);
         let inbound = Arc::new(bridge.inbound(WINDOW, bytes)?);
         bridge.doorbells_clear(DOORBELL)?;
@@ -97,6 +114,7 @@ impl Control {
             queue: VecDeque::new(),
             complained: None,
             looked: Instant::now(),
+            exchange: clock.map(Exchange::new),
             more: false,
         })
     }
@@ -114,8 +132,23 @@ impl Control {
         }
     }
 
+    /// How the peer's clock stands, and when that is.
+    pub(super) fn peer_clock(&self) -> Option<(u64, PeerOffset)> {
+        self.exchange.as_ref()?.offset()
+    }
+
+    /// Exchanges of times, jumps of the peer's clock, and answers that made no sense, ever.
+    pub(super) fn clock_counts(&self) -> (u64, u64, u64) {
+        self.exchange.as_ref().map_or((0, 0, 0), Exchange::counts)
+    }
+
     /// How long to sleep at most.
     pub(super) fn patience(&self) -> Duration {
+        let exchange = self.exchange.as_ref().filter(|_| self.is_up());
+        exchange.map_or(Duration::MAX, Exchange::patience).min(self.patience_for_messages())
+    }
+
+    fn patience_for_messages(&self) -> Duration {
         match self.phase {
             Phase::Opening(_) | Phase::Greeting(_) => SOON,
             Phase::Waiting(until) => until.saturating_duration_since(Instant::now()).max(SOON),
@@ -150,6 +183,7 @@ impl Control {
         }
         if was_up && !self.is_up() {
             self.queue.clear();
+            self.exchange.iter_mut().for_each(Exchange::begin);
             heard.push(Heard::Down);
         }
         Ok(())
@@ -206,9 +240,19 @@ impl Control {
                         self.more = false;
                         break;
                     };
+                    if clock::is_ours(frame) {
+                        // Who has no clock does not mind that the peer asks.
+                        if !self.exchange.as_mut().is_none_or(|exchange| exchange.hear(frame)) {
+                            return Err(Trouble::Nonsense);
+                        }
+                        continue;
+                    }
                     heard.push(Heard::Message(serde_json::from_slice(frame).map_err(|_| Trouble::Nonsense)?));
                 }
-                let mut sent = false;
+                let mut sent = match &mut self.exchange {
+                    Some(exchange) => exchange.say(&mut ring.0).map_err(Trouble::exchange)?,
+                    None => false,
+                };
                 while let Some(message) = self.queue.front() {
                     match ring.0.try_send(message) {
                         Ok(()) => {

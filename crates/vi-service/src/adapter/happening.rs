@@ -77,4 +77,13 @@ pub struct AdapterCounts {
     pub nonsense: u64,
     /// How often the peer came.
     pub links: u64,
+    /// Exchanges of times with the peer that were used.
+    #[serde(default)]
+    pub clock_exchanges: u64,
+    /// How often one of both clocks was set.
+    #[serde(default)]
+    pub clock_jumps: u64,
+    /// Answers about the peer's clock that made no sense.
+    #[serde(default)]
+    pub clock_refused: u64,
 }

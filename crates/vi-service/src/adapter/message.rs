@@ -3,7 +3,10 @@
 //! A lane belongs to the host that receives on it: that one gives it a number, offers it, and takes it back.
 
 use crate::ViId;
+use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
+use shm::SharedFile;
+use std::os::fd::OwnedFd;
 use vi::filter::{Filter, Target};
 use vi::lane::FilterId;
 
@@ -46,7 +49,19 @@ pub struct Lane {
 
 /// Device and inode: two hosts on one machine see by it whether they mean the same memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FileIdentity(pub(crate) u64, pub(crate) u64);
+pub(crate) struct FileIdentity(u64, u64);
+
+impl FileIdentity {
+    pub(crate) fn of(file: &SharedFile) -> Self {
+        let (device, inode) = file.identity();
+        Self(device, inode)
+    }
+
+    /// None of what is no file.
+    pub(crate) fn of_descriptor(file: &OwnedFd) -> Option<Self> {
+        fstat(file).ok().map(|stat| Self(stat.st_dev, stat.st_ino))
+    }
+}
 
 /// A change of a filter table. Copies of the table that see the same changes in the same order are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,6 +12,7 @@
 //!
 //! Every sending interface has a lane to every interface of the peer that has a filter, and one to its kernel, interface 0.
 
+mod clock;
 mod control;
 mod happening;
 mod hello;
@@ -28,12 +29,12 @@ use control::{Control, Heard};
 use message::{FileIdentity, Message};
 use ntb::{Bridge, Speed, Width};
 use pool::Pool;
-use rustix::fs::fstat;
 use shm::SharedFile;
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use vi::clock::{Clock, PeerOffset};
 use vi::filter::{Filter, Table, TableError, Target};
 use vi::lane::FilterId;
 
@@ -107,13 +108,13 @@ impl std::fmt::Debug for Adapter {
 }
 
 impl Adapter {
-    /// Takes a bridge into use: lays out its windows and lets the link train.
+    /// Takes a bridge into use: lays out its windows and lets the link train. With a clock that of the peer is measured by it.
     ///
     /// # Errors
     /// [`AdapterError`].
-    pub fn open(bridge: Arc<dyn Bridge>, offer: Offer) -> Result<Self, AdapterError> {
+    pub fn open(bridge: Arc<dyn Bridge>, offer: Offer, clock: Option<Clock>) -> Result<Self, AdapterError> {
         let pool = Pool::open(Arc::clone(&bridge), offer.geometry, offer.lanes)?;
-        let control = Control::open(Arc::clone(&bridge), offer)?;
+        let control = Control::open(Arc::clone(&bridge), offer, clock)?;
         bridge.link_enable(Speed::Auto, Width::Auto)?;
         let lanes = pool.lanes();
         Ok(Self {
@@ -160,7 +161,15 @@ impl Adapter {
         let count = |all: usize| u32::try_from(all).unwrap_or(u32::MAX);
         let lanes_now =
             (count(self.incoming.iter().flatten().count()), count(self.outgoing.iter().flatten().count()));
-        AdapterCounts { lanes_now, ..self.counts }
+        let (clock_exchanges, clock_jumps, clock_refused) = self.control.clock_counts();
+        AdapterCounts { lanes_now, clock_exchanges, clock_jumps, clock_refused, ..self.counts }
+    }
+
+    /// How the clock of the peer's adapter stands to that of this one, and at which time of this one that is so. None before the
+    /// first exchange, while the peer is away, and for an adapter without a clock.
+    #[must_use]
+    pub fn peer_clock(&self) -> Option<(u64, PeerOffset)> {
+        self.control.peer_clock()
     }
 
     /// The filters of this host.
@@ -232,13 +241,13 @@ impl Adapter {
     fn down(&mut self, happenings: &mut Vec<Happening>) {
         self.agreement = None;
         self.peer_vis.clear();
-        self.wanted.clear();
         for number in 0..self.incoming.len() {
             self.no_more_receiving(number, happenings);
         }
         for number in 0..self.outgoing.len() {
             self.no_more_sending(number, happenings);
         }
+        self.wanted.clear();
         happenings.push(Happening::Down);
     }
 
@@ -250,11 +259,28 @@ impl Adapter {
     fn no_more_receiving(&mut self, number: usize, happenings: &mut Vec<Happening>) {
         let lane = self.lane(number);
         if let Some(gone) = self.incoming.get_mut(number).and_then(Option::take) {
+            let waits = self.wanted.iter().any(|wanted| wanted.receives && wanted.lane == lane);
             self.forget(lane, true);
             if gone.taken && self.vis.contains(&gone.to) {
+                if waits {
+                    happenings.extend(self.last_words(&gone, lane));
+                }
                 happenings.push(Happening::NoMoreReceiving { vi: gone.to, lane });
             }
         }
+    }
+
+    /// A lane whose sender has come and gone before its memory at the peer's host was there: what it has sent is here. What the receiver
+    /// gives back goes to memory that is nobody's.
+    fn last_words(&self, gone: &Incoming, lane: Lane) -> Option<Happening> {
+        let nobodys = SharedFile::create("isthmus lane", self.pool.geometry().check().ok()?.return_bytes());
+        let ends = || Some((gone.memory.as_fd().try_clone_to_owned().ok()?, nobodys.ok()?));
+        let Some((receive_area, nobodys)) = ends() else {
+            tracing::warn!(lane = lane.number, "no memory for a lane: what was sent on it is lost");
+            return None;
+        };
+        let return_area = nobodys.as_fd().try_clone_to_owned().ok()?;
+        Some(Happening::Receives(LaneEnd { vi: gone.to, peer: gone.from, lane, receive_area, return_area }))
     }
 
     fn no_more_sending(&mut self, number: usize, happenings: &mut Vec<Happening>) {
@@ -308,9 +334,14 @@ impl Adapter {
             }
         };
         if !sense {
-            self.counts.nonsense = self.counts.nonsense.saturating_add(1);
+            self.made_no_sense();
         }
         Ok(())
+    }
+
+    /// A message of the peer's makes no sense, as this adapter says or its owner.
+    pub(crate) fn made_no_sense(&mut self) {
+        self.counts.nonsense = self.counts.nonsense.saturating_add(1);
     }
 
     /// A lane of the peer's for an interface of this host to send on.
@@ -369,7 +400,7 @@ impl Adapter {
                 true => self.pool.peer_return_area(number),
                 false => self.pool.peer_receive_area(number),
             };
-            let found = theirs.filter(|file| identity(file).is_some_and(|found| found == wanted.theirs));
+            let found = theirs.filter(|file| FileIdentity::of_descriptor(file) == Some(wanted.theirs));
             let (Some(theirs), Ok(own)) = (found, wanted.own.as_fd().try_clone_to_owned()) else {
                 if now < wanted.until {
                     self.wanted.push(wanted);
@@ -389,7 +420,7 @@ impl Adapter {
                 let end = LaneEnd { vi, peer, lane, receive_area: own, return_area: theirs };
                 happenings.push(Happening::Receives(end));
             } else {
-                let memory = file_identity(&wanted.own);
+                let memory = FileIdentity::of(&wanted.own);
                 self.control.send(&Message::Taken { lane, memory });
                 let end = LaneEnd { vi, peer, lane, receive_area: theirs, return_area: own };
                 happenings.push(Happening::MaySend(end));
@@ -439,7 +470,7 @@ impl Adapter {
             }
             let lane = self.lane(number);
             let memory = self.pool.receive_area(lane.number)?;
-            let offer = Message::Offer { lane, from, to, memory: file_identity(&memory) };
+            let offer = Message::Offer { lane, from, to, memory: FileIdentity::of(&memory) };
             if let Some(place) = self.incoming.get_mut(number) {
                 *place = Some(Incoming { from, to, memory, taken: false });
             }
@@ -554,15 +585,6 @@ impl Adapter {
 
 /// The most interfaces of a peer.
 const MOST_VIS: usize = 4096;
-
-fn file_identity(file: &SharedFile) -> FileIdentity {
-    let (device, inode) = file.identity();
-    FileIdentity(device, inode)
-}
-
-fn identity(file: &OwnedFd) -> Option<FileIdentity> {
-    fstat(file).ok().map(|stat| FileIdentity(stat.st_dev, stat.st_ino))
-}
 
 impl Drop for Adapter {
     fn drop(&mut self) {

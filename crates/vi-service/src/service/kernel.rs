@@ -4,6 +4,7 @@ use crate::attachment::Attachment;
 use netdev::{Tap, TapQueue};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use vi::clock::Clock;
 use vi::{Bell, Event, ProtectionDomain, RequestId};
 
 /// Frames that are moved in one turn, each way.
@@ -35,8 +36,8 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn new(tap: Option<(Tap, TapQueue)>, frame_bytes: usize) -> Self {
-        let attachment = Attachment::new(&ProtectionDomain::new(), None::<Bell>);
+    pub(super) fn new(tap: Option<(Tap, TapQueue)>, frame_bytes: usize, clock: Option<Clock>) -> Self {
+        let attachment = Attachment::new(&ProtectionDomain::new(), None::<Bell>, clock);
         Self { attachment, tap, counts: KernelCounts::default(), buffer: vec![0; frame_bytes] }
     }
 

@@ -5,7 +5,7 @@ mod options;
 mod session;
 
 pub use kernel::KernelCounts;
-pub use options::{ClientStatus, ServiceError, ServiceOptions, ServiceStatus};
+pub use options::{ClientStatus, ClockStatus, ServiceError, ServiceOptions, ServiceStatus};
 
 use crate::adapter::{Adapter, AdapterError, Agreement, Happening, LaneEnd, Offer};
 use crate::attachment::Files;
@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use vi::Bell;
+use vi::clock::KeeperThread;
 use vi::lane::FilterId;
 
 /// Requests of one client that are answered in one turn.
@@ -59,6 +60,10 @@ pub struct Service {
     last_set: u32,
     came: u64,
     sent_away: u64,
+    /// Keeps the process's clock right, if that is the one.
+    _kept: Option<Arc<KeeperThread>>,
+    /// What clients were told last of the peer's clock.
+    told_clock: (u64, bool),
 }
 
 impl Service {
@@ -67,7 +72,7 @@ impl Service {
     /// # Errors
     /// [`ServiceError`].
     pub fn open(bridge: Arc<dyn Bridge>, options: ServiceOptions) -> Result<Self, ServiceError> {
-        let ServiceOptions { socket, tap, mac, mtu, geometry, lanes } = options;
+        let ServiceOptions { socket, tap, mac, mtu, geometry, lanes, clock } = options;
         let needs = frame_bytes(mtu);
         if needs > geometry.buffer_bytes as usize {
             return Err(ServiceError::Mtu { mtu, needs, has: geometry.buffer_bytes });
@@ -78,7 +83,13 @@ impl Service {
         let features = Features { kernel: tap.is_some() };
         let generation = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         let offer = Offer { mac, mtu, features, geometry, lanes, generation };
-        let adapter = Adapter::open(bridge, offer);
+        let kept = match clock {
+            None if geometry.stamps => Some(vi::clock::shared()?),
+            _ => None,
+        };
+        let clock = clock.or_else(|| kept.as_ref().map(|kept| kept.clock()));
+        // Times are measured for those that frames carry.
+        let adapter = Adapter::open(bridge, offer, clock.clone().filter(|_| geometry.stamps));
         if adapter.is_err() {
             let _ = std::fs::remove_file(&socket);
         }
@@ -88,12 +99,14 @@ impl Service {
             path: socket,
             sessions: Vec::new(),
             sets: Vec::new(),
-            kernel: Kernel::new(tap, geometry.buffer_bytes as usize),
+            kernel: Kernel::new(tap, geometry.buffer_bytes as usize, clock),
             kernel_rung: Vec::new(),
             last_vi: 0,
             last_set: 0,
             came: 0,
             sent_away: 0,
+            _kept: kept,
+            told_clock: (0, false),
         })
     }
 
@@ -135,7 +148,20 @@ impl Service {
             self.note(happening)?;
         }
         self.kernel.attachment.tidy();
+        self.tell_clock();
         self.send_away()
+    }
+
+    /// Writes into everybody's page how the peer's clock stands, if there was an exchange.
+    fn tell_clock(&mut self) {
+        let clock = self.adapter.peer_clock();
+        let now = (self.adapter.counts().clock_exchanges, clock.is_some());
+        if now != self.told_clock {
+            self.told_clock = now;
+            for member in self.sessions.iter_mut().filter_map(|session| session.member.as_mut()) {
+                member.news.clock(clock);
+            }
+        }
     }
 
     /// Who has something to say.
@@ -251,7 +277,8 @@ impl Service {
         let session = self.sessions.get(at).ok_or("the connection is gone")?;
         let user = socket_peercred(&session.socket).map_err(|errno| errno.to_string())?.uid.as_raw();
         let set = set.map(|set| self.join(vi, user, set));
-        let (member, files) = Member::new(vi, name, set).map_err(|error| error.to_string())?;
+        let (mut member, files) = Member::new(vi, name, set).map_err(|error| error.to_string())?;
+        member.news.clock(self.adapter.peer_clock());
         let Offer { mac, mtu, .. } = *self.adapter.offer();
         let shape = self.adapter.geometry().into();
         let up = self.adapter.agreement().map(up);
@@ -399,6 +426,8 @@ impl Service {
             Happening::Filters(change) => {
                 if self.kernel.attachment.filters(&change) {
                     self.tell_all(&Notice::Filters(change));
+                } else {
+                    self.adapter.made_no_sense();
                 }
             }
             Happening::MaySend(end) => self.may_send(end)?,
@@ -512,6 +541,7 @@ impl Service {
             kernel: self.kernel.counts(),
             sent_away: self.sent_away,
             came: self.came,
+            clock: self.adapter.peer_clock().map(|(_, peer)| peer.into()),
         }
     }
 }

@@ -7,6 +7,7 @@ use netdev::{MacAddress, Tap, TapError, TapQueue};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
+use vi::clock::{Clock, PeerOffset, SyncFlags};
 use vi::lane::Geometry;
 
 /// How a service is set up.
@@ -24,6 +25,9 @@ pub struct ServiceOptions {
     pub geometry: Geometry,
     /// Lanes in each direction; the same at both ends.
     pub lanes: u16,
+    /// The clock that the peer's is measured by, and that frames of the kernel's get their times from. Without one it is
+    /// [that of the process](vi::clock::shared), if lanes carry times ([`Geometry::stamps`]).
+    pub clock: Option<Clock>,
 }
 
 /// Why a service does not serve.
@@ -78,6 +82,32 @@ pub struct ServiceStatus {
     pub sent_away: u64,
     /// Clients that came, ever.
     pub came: u64,
+    /// How the peer's clock stands to this host's, where it is measured.
+    #[serde(default)]
+    pub clock: Option<ClockStatus>,
+}
+
+/// How the peer's clock stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockStatus {
+    /// The peer's minus this host's, in nanoseconds.
+    pub offset_ns: i64,
+    /// How wrong that may be, either way.
+    pub bound_ns: u64,
+    /// How far the peer's may be from its own CLOCK_TAI, as it says.
+    pub peer_bound_ns: u64,
+    /// Whether the peer's was set from CLOCK_TAI.
+    pub set: bool,
+    /// Whether it follows that, and somebody disciplines it.
+    pub in_sync: bool,
+}
+
+impl From<PeerOffset> for ClockStatus {
+    fn from(peer: PeerOffset) -> Self {
+        let PeerOffset { offset_ns, bound_ns, peer_bound_ns, flags } = peer;
+        let (set, in_sync) = (flags.contains(SyncFlags::CLOCK_SET), flags.contains(SyncFlags::IN_SYNC));
+        Self { offset_ns, bound_ns, peer_bound_ns, set, in_sync }
+    }
 }
 
 /// A client of a service.

@@ -2,9 +2,8 @@
 
 use crate::ViId;
 use crate::adapter::Lane;
-use crate::client::NEWS_BYTES;
+use crate::news::NewsWriter;
 use crate::protocol::{Notice, Socket};
-use shm::{Access, Mapping, SharedFile, StoreOrder, Window};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,19 +35,17 @@ pub(super) struct Member {
     pub(super) bell: Bell,
     /// What its lanes to send on are rung by: for whom.
     pub(super) rung: Vec<(Lane, ViId, Bell)>,
-    news: Mapping,
-    count: u64,
+    pub(super) news: NewsWriter,
 }
 
 impl Member {
     /// A fresh one, and what it is sent with its welcome: what its bell waits on, and the page of its news.
     pub(super) fn new(vi: ViId, name: String, set: Option<u32>) -> io::Result<(Self, [OwnedFd; 2])> {
         let (bell, waits) = Bell::divided()?;
-        let file = SharedFile::create("isthmus vi news", NEWS_BYTES)?;
-        let news = Mapping::new(&file, 0, NEWS_BYTES, Access::ReadWrite).map_err(io::Error::other)?;
-        let files = [waits.as_fd().try_clone_to_owned()?, file.as_fd().try_clone_to_owned()?];
+        let (news, page) = NewsWriter::new()?;
+        let files = [waits.as_fd().try_clone_to_owned()?, page];
         let (filters, rung) = (Vec::new(), Vec::new());
-        Ok((Self { vi, name, set, filters, bell, rung, news, count: 0 }, files))
+        Ok((Self { vi, name, set, filters, bell, rung, news }, files))
     }
 }
 
@@ -95,9 +92,8 @@ impl Session {
             self.queue.pop_front();
         }
         if sent && let Some(member) = &mut self.member {
-            member.count = member.count.wrapping_add(1);
             // After the message: who sees the number finds what it stands for.
-            let _ = member.news.store_u64(0, member.count, StoreOrder::Release);
+            member.news.sent();
         }
     }
 }

@@ -7,13 +7,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 use twin::Setup;
 use twin_server::{Endpoint, Options, Server, WindowMode};
 use vi::lane::Geometry;
 use vi::udp::UdpFlow;
-use vi::{ProtectionDomain, RequestId};
+use vi::{Event, ProtectionDomain, RequestId};
 use vi_service::{Client, ClientOptions, Service, ServiceOptions};
 
 /// What part a process plays, and its arguments.
@@ -49,7 +49,7 @@ pub(crate) fn play(part: impl FnOnce(&str, &[&str])) {
     let words: Vec<&str> = text.split(' ').collect();
     match words[0] {
         "twin" => twin(Path::new(words[1])),
-        "service" => service(Path::new(words[1]), words[2], words[3], words[4]),
+        "service" => service(Path::new(words[1]), words[2], words[3], words[4], words[5]),
         other => part(other, &words[1..]),
     }
 }
@@ -72,7 +72,7 @@ fn twin(directory: &Path) {
     server.run(std::io::stdin().as_fd()).unwrap();
 }
 
-fn service(directory: &Path, side: &str, lanes: &str, address: &str) {
+fn service(directory: &Path, side: &str, lanes: &str, address: &str, ahead: &str) {
     let mac = netdev::MacAddress::random();
     let tap = address.parse().ok().map(|address| {
         let (tap, queues) = netdev::Tap::open(&netdev::TapOptions {
@@ -95,13 +95,20 @@ fn service(directory: &Path, side: &str, lanes: &str, address: &str) {
             tap,
             mac,
             mtu: 1500,
-            geometry: SHAPE,
+            geometry: Geometry { stamps: ahead != "-", ..SHAPE },
             lanes: lanes.parse().unwrap(),
+            clock: ahead.parse().ok().map(|ns| kept().ahead(ns)),
         },
     )
     .unwrap();
     Parent.say("ready");
     service.run(std::io::stdin().as_fd()).unwrap();
+}
+
+/// The clock of this process, for as long as it runs.
+pub(crate) fn kept() -> vi::clock::Clock {
+    static KEPT: OnceLock<Arc<vi::clock::KeeperThread>> = OnceLock::new();
+    KEPT.get_or_init(|| vi::clock::shared().unwrap()).clock()
 }
 
 /// A process.
@@ -129,6 +136,12 @@ impl Process {
         self.line.read_line(&mut line).expect("a line in time");
         assert!(!line.is_empty(), "the process ended");
         line.trim_end().to_owned()
+    }
+
+    /// Whether the next line is this; false if the process ends before it says one.
+    pub(crate) fn ends_with(&mut self, wanted: &str) -> bool {
+        let mut line = String::new();
+        self.line.read_line(&mut line).is_ok() && line.trim_end() == wanted
     }
 
     pub(crate) fn expect(&mut self, wanted: &str) {
@@ -162,8 +175,9 @@ impl Drop for Process {
 
 /// All of it. The last field is dropped last.
 pub(crate) struct World {
-    pub(crate) services: [Process; 2],
-    _twin: Process,
+    /// At ports a and b; one that somebody else holds has none.
+    pub(crate) services: Vec<Process>,
+    pub(crate) twin: Process,
     pub(crate) directory: tempfile::TempDir,
 }
 
@@ -173,33 +187,59 @@ impl World {
         Self::with(lanes, None)
     }
 
+    /// Without kernels, and with times on every frame; the clock of side b is so many nanoseconds ahead.
+    pub(crate) fn stamped(lanes: u16, ahead_ns: i64) -> Self {
+        Self::start(lanes, None, &["0".to_owned(), ahead_ns.to_string()], &["a", "b"])
+    }
+
+    /// With a service at port a alone, and times on every frame.
+    pub(crate) fn lonely(lanes: u16) -> Self {
+        Self::start(lanes, None, &["0".to_owned(), "0".to_owned()], &["a"])
+    }
+
     pub(crate) fn with(lanes: u16, addresses: Option<[&str; 2]>) -> Self {
+        Self::start(lanes, addresses, &["-".to_owned(), "-".to_owned()], &["a", "b"])
+    }
+
+    fn start(lanes: u16, addresses: Option<[&str; 2]>, ahead: &[String; 2], sides: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path().display();
         let this = std::env::current_exe().unwrap();
         let mut twin = Process::spawn(Command::new(&this), &format!("twin {at}"));
         twin.expect("ready");
-        let services = ["a", "b"].map(|side| {
-            let command = match addresses {
-                None => Command::new(&this),
-                Some(_) => {
-                    let mut command = Command::new("unshare");
-                    command.arg("--net").arg(&this);
-                    command
-                }
-            };
-            let address = addresses.map_or("-", |[a, b]| if side == "a" { a } else { b });
-            let mut service = Process::spawn(command, &format!("service {at} {side} {lanes} {address}"));
-            service.expect("ready");
-            service
-        });
-        Self { services, _twin: twin, directory }
+        let services = sides
+            .iter()
+            .copied()
+            .map(|side| {
+                let command = match addresses {
+                    None => Command::new(&this),
+                    Some(_) => {
+                        let mut command = Command::new("unshare");
+                        command.arg("--net").arg(&this);
+                        command
+                    }
+                };
+                let address = addresses.map_or("-", |[a, b]| if side == "a" { a } else { b });
+                let ahead = &ahead[usize::from(side == "b")];
+                let mut service =
+                    Process::spawn(command, &format!("service {at} {side} {lanes} {address} {ahead}"));
+                service.expect("ready");
+                service
+            })
+            .collect();
+        Self { services, twin, directory }
     }
 
     /// Another service at port b.
     pub(crate) fn service_again(&self, lanes: u16) -> Process {
+        self.service_ahead(lanes, "-")
+    }
+
+    /// The same, with times on frames, by a clock that is so many nanoseconds ahead.
+    pub(crate) fn service_ahead(&self, lanes: u16, ahead: &str) -> Process {
         let at = self.directory.path().display();
-        Process::spawn(Command::new(std::env::current_exe().unwrap()), &format!("service {at} b {lanes} -"))
+        let this = Command::new(std::env::current_exe().unwrap());
+        Process::spawn(this, &format!("service {at} b {lanes} - {ahead}"))
     }
 
     pub(crate) fn socket(&self, side: &str) -> PathBuf {
@@ -208,6 +248,11 @@ impl World {
 
     pub(crate) fn client(&self, side: &str) -> Client<Domain> {
         connect(&self.socket(side), None)
+    }
+
+    /// A process with a part to play that is given this.
+    pub(crate) fn process_at(&self, argument: &str, part: &str) -> Process {
+        Process::spawn(Command::new(std::env::current_exe().unwrap()), &format!("{part} {argument}"))
     }
 
     /// A client process with a part to play at one of the services.
@@ -219,7 +264,7 @@ impl World {
 }
 
 pub(crate) fn connect(socket: &Path, set: Option<&str>) -> Client<Domain> {
-    let options = ClientOptions { name: "test".to_owned(), set: set.map(str::to_owned) };
+    let options = ClientOptions { name: "test".to_owned(), set: set.map(str::to_owned), clock: None };
     Client::connect(socket, &ProtectionDomain::new(), &options).unwrap()
 }
 
@@ -249,4 +294,45 @@ pub(crate) fn send(client: &Client<Domain>, frame: &[u8]) -> vi::Steered {
     client.vi().transmit_unbundle(&mut [RequestId(0); 8]);
     assert_eq!(steered.full, 0);
     steered
+}
+
+/// Takes so many frames, which are numbered.
+pub(crate) fn receive(client: &mut Client<Domain>, frames: u64) {
+    let mut next = 0;
+    while next < frames {
+        if client.has_news() {
+            client.refresh().unwrap();
+        }
+        let mut events: [Event<'_, Domain>; 32] = std::array::from_fn(|_| Event::Nothing);
+        let count = client.poll(&mut events);
+        for event in &events[..count] {
+            let Event::Received(packet) = event else { panic!("{event:?}") };
+            let mut number = [0; 8];
+            packet.read(vi::udp::UDP_HEADER_BYTES, &mut number).unwrap();
+            assert_eq!(u64::from_le_bytes(number), next);
+            next += 1;
+        }
+        drop(events);
+        if count == 0 {
+            client.wait(None).unwrap();
+        }
+    }
+}
+
+/// Polls until a frame comes.
+pub(crate) fn one(client: &mut Client<Domain>) -> Vec<u8> {
+    let start = Instant::now();
+    loop {
+        client.refresh().unwrap();
+        let mut events = [Event::Nothing];
+        client.poll(&mut events);
+        if let [Event::Received(packet)] = &events {
+            let mut frame = vec![0; packet.len()];
+            packet.copy_to(&mut frame).unwrap();
+            return frame;
+        }
+        assert!(start.elapsed() < LONG);
+        drop(events);
+        std::thread::yield_now();
+    }
 }

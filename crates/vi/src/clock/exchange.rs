@@ -190,6 +190,7 @@ pub struct PeerClock {
     exchanges: [Option<Exchanged>; REMEMBERED],
     /// Exchanges ever: says which one is the oldest.
     taken: u64,
+    jumps: u64,
 }
 
 impl PeerClock {
@@ -218,6 +219,14 @@ impl PeerClock {
         let open = self.asked.iter_mut().find(|open| open.is_some_and(|open| open.number == answer.number));
         let question = open.and_then(Option::take).ok_or(Nonsense::NotAsked(answer.number))?;
         let exchanged = exchange(&question, answer, now_ns)?;
+        // Both are right within their bounds, or one of the clocks was set in between: then what was measured before is no more.
+        if let Some(known) = self.offset(now_ns)
+            && known.offset_ns.abs_diff(exchanged.offset_ns)
+                > known.bound_ns.saturating_add(exchanged.bound_ns)
+        {
+            self.exchanges = [None; REMEMBERED];
+            self.jumps = self.jumps.wrapping_add(1);
+        }
         let place = crate::bits::place(self.taken % REMEMBERED as u64);
         if let Some(place) = self.exchanges.get_mut(place) {
             *place = Some(exchanged);
@@ -249,7 +258,19 @@ impl PeerClock {
         })
     }
 
-    /// Forgets all exchanges: the link went down, or one of the clocks was set.
+    /// Exchanges ever.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// How often the offset was another than it could be: one of the clocks was set, and all before was forgotten.
+    #[must_use]
+    pub fn jumps(&self) -> u64 {
+        self.jumps
+    }
+
+    /// Forgets all exchanges: the link went down.
     pub fn forget(&mut self) {
         self.asked = [None; ASKED];
         self.exchanges = [None; REMEMBERED];

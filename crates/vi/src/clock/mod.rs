@@ -24,4 +24,4 @@ pub use exchange::{
     ANSWER_BYTES, Answer, Exchanged, Nonsense, PeerClock, PeerOffset, QUESTION_BYTES, Question,
 };
 pub use line::{Line, Stamp, SyncFlags};
-pub use source::{Clock, Keeper, KeeperThread};
+pub use source::{Clock, Keeper, KeeperThread, shared};

@@ -228,6 +228,26 @@ fn the_quickest_exchange_wins_until_it_is_old() {
 }
 
 #[test]
+fn a_peer_whose_clock_was_set_is_followed_with_the_next_exchange() {
+    let mut peer = PeerClock::new();
+    let mut exchange = |at: u64, ahead: u64| {
+        let question = peer.ask(START + at);
+        let there = Stamp { ns: START + at + ahead + 300, ..Stamp::default() };
+        peer.take(&question.answer(there, there), START + at + 600).unwrap();
+        (peer.offset(START + at + 600).unwrap().offset_ns, peer.jumps())
+    };
+    assert_eq!(exchange(0, 0), (0, 0));
+    assert_eq!(exchange(SECOND, 0), (0, 0));
+    // Drift of a second allows 30 us and the delays: this is no drift.
+    assert_eq!(exchange(2 * SECOND, 40_000), (40_000, 1));
+    // Within the bounds it is.
+    assert_eq!(exchange(3 * SECOND, 40_100), (40_100, 1));
+    // Back by an hour, with answers as quick as before.
+    assert_eq!(exchange(3600 * SECOND + 5, 0), (0, 1), "an hour's drift is 108 ms");
+    assert_eq!(exchange(3601 * SECOND, 3600 * SECOND), (3_600_000_000_000, 2));
+}
+
+#[test]
 fn what_is_too_short_is_no_message() {
     assert_eq!(Question::from_bytes(&[0; 15]), None);
     assert_eq!(Answer::from_bytes(&[0; 47]), None);

@@ -5,8 +5,8 @@ use super::line::{Line, Stamp, SyncFlags};
 use super::published::Published;
 use rustix::time::{ClockId, DynamicClockId, clock_gettime, clock_gettime_dynamic};
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,16 @@ const CALL_NS: u64 = 1000;
 pub struct Clock {
     published: Arc<Published>,
     counter: bool,
+    ahead_ns: i64,
 }
 
 impl Clock {
+    /// The same clock, ahead of CLOCK_TAI by so many nanoseconds: a time scale of one's own, as GPS time is (19 s behind).
+    #[must_use]
+    pub fn ahead(&self, ns: i64) -> Self {
+        Self { ahead_ns: self.ahead_ns.saturating_add(ns), ..self.clone() }
+    }
+
     /// The time: no system call where there is a [counter](SyncFlags::COUNTER).
     #[inline]
     #[must_use]
@@ -37,7 +44,8 @@ impl Clock {
     #[must_use]
     pub fn now_ns(&self) -> u64 {
         let ticks = self.ticks();
-        if self.counter { self.published.line().ns_at(ticks) } else { ticks }
+        let ns = if self.counter { self.published.line().ns_at(ticks) } else { ticks };
+        ns.wrapping_add_signed(self.ahead_ns)
     }
 
     /// The moment, in [`ticks`](shm::ticks); where there is no counter, in nanoseconds. [`at`](Self::at) makes it a time.
@@ -54,10 +62,12 @@ impl Clock {
     #[must_use]
     pub fn at(&self, ticks: u64) -> Stamp {
         let line = self.published.line();
-        if self.counter {
-            return line.stamp(ticks);
-        }
-        Stamp { ns: ticks, bound_ns: CALL_NS, flags: line.flags }
+        let stamp = if self.counter {
+            line.stamp(ticks)
+        } else {
+            Stamp { ns: ticks, bound_ns: CALL_NS, flags: line.flags }
+        };
+        Stamp { ns: stamp.ns.wrapping_add_signed(self.ahead_ns), ..stamp }
     }
 
     /// How many [`ticks`](Self::ticks) a time takes.
@@ -76,6 +86,7 @@ impl Clock {
     /// A time as files have it: nanoseconds since 1970, UTC. Where the kernel does not know the difference it is none.
     #[must_use]
     pub fn utc_ns(&self, tai_ns: u64) -> u64 {
+        let tai_ns = tai_ns.saturating_add_signed(self.ahead_ns.saturating_neg());
         tai_ns.saturating_add_signed(self.published.tai_offset().saturating_mul(-1_000_000_000))
     }
 }
@@ -100,7 +111,7 @@ impl Keeper {
         reason = "a rate is measured over a time, and nothing else is waited for"
     )]
     fn with_counter(counter: bool) -> Self {
-        let clock = Clock { published: Arc::new(Published::new()), counter };
+        let clock = Clock { published: Arc::new(Published::new()), counter, ahead_ns: 0 };
         let mut keeper = Self { clock, discipline: Discipline::new(), flags: SyncFlags::default() };
         let begun = Instant::now();
         while matches!(keeper.step(), Stepped::Waits | Stepped::Unusable)
@@ -214,6 +225,21 @@ impl Drop for KeeperThread {
     }
 }
 
+/// The clock that all of a process have in common: a thread mends it every tenth of a second for as long as somebody holds it.
+///
+/// # Errors
+/// When the kernel gives no thread.
+pub fn shared() -> io::Result<Arc<KeeperThread>> {
+    static SHARED: Mutex<Weak<KeeperThread>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(kept) = shared.upgrade() {
+        return Ok(kept);
+    }
+    let kept = Arc::new(Keeper::new().spawn(Duration::from_millis(100))?);
+    *shared = Arc::downgrade(&kept);
+    Ok(kept)
+}
+
 /// CLOCK_TAI in nanoseconds since 1970.
 fn kernel_ns() -> u64 {
     // Linux has had it since 3.10.
@@ -266,6 +292,25 @@ mod tests {
         agrees_with_the_kernel(&clock);
         drop(kept);
         assert!(clock.now_ns() > 0);
+    }
+
+    #[test]
+    fn all_of_a_process_have_one_clock() {
+        let (one, other) = (shared().unwrap(), shared().unwrap());
+        assert!(Arc::ptr_eq(&one, &other));
+        agrees_with_the_kernel(&one.clock());
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_is_so_in_every_way_and_files_do_not_see_it() {
+        for counter in [true, false] {
+            let clock = Keeper::with_counter(counter).clock();
+            let ahead = clock.ahead(5_000_000_000).ahead(-1_000_000_000);
+            let ticks = clock.ticks();
+            assert_eq!(ahead.at(ticks).ns, clock.at(ticks).ns + 4_000_000_000);
+            assert!(ahead.now_ns() >= clock.at(ticks).ns + 4_000_000_000);
+            assert_eq!(ahead.utc_ns(ahead.at(ticks).ns), clock.utc_ns(clock.at(ticks).ns));
+        }
     }
 
     #[test]
