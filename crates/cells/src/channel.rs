@@ -7,6 +7,7 @@ use crate::flow::{Inflow, Outflow};
 use crate::layout::Geometry;
 use crate::link::{Bells, Place};
 use shm::{LoadOrder, Memory, Window};
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -115,6 +116,7 @@ impl<O: Window, I: Memory> Channel<O, I> {
                 longest: longest_sent,
                 polls,
                 counters: SendCounters::default(),
+                untaken: VecDeque::new(),
             },
             receiver: Receiver { session, flow: inflow, polls, counters: ReceiveCounters::default() },
             leads,
@@ -226,6 +228,8 @@ pub struct Sender<O: Window, I: Memory> {
     longest: usize,
     polls: u32,
     counters: SendCounters,
+    /// After how many cells each frame ended that the peer is not known to have taken; no more of them than cells.
+    untaken: VecDeque<u64>,
 }
 
 impl<O: Window, I: Memory> Sender<O, I> {
@@ -286,10 +290,29 @@ impl<O: Window, I: Memory> Sender<O, I> {
             return Err(SendError::Full { needs, free });
         }
         self.flow.put(frame).map_err(|fault| self.session.fail(fault))?;
+        self.forget_taken();
+        self.untaken.push_back(self.flow.sent());
         self.counters.frames = self.counters.frames.wrapping_add(1);
         let bytes = u64::try_from(frame.len()).unwrap_or(u64::MAX);
         self.counters.bytes = self.counters.bytes.wrapping_add(bytes);
         Ok(())
+    }
+
+    fn forget_taken(&mut self) {
+        let taken = self.flow.taken();
+        while self.untaken.front().is_some_and(|end| *end <= taken) {
+            self.untaken.pop_front();
+        }
+    }
+
+    /// Frames that were sent or staged and that the peer has not been seen to take: at most so many are lost if the channel
+    /// has failed. It may have taken them, and had no time to say so, or nobody to say it to.
+    #[must_use]
+    pub fn untaken(&mut self) -> u64 {
+        // Counted anew if it can be. A window that is closed tells nothing new.
+        let _unknown = self.flow.free(u64::MAX);
+        self.forget_taken();
+        u64::try_from(self.untaken.len()).unwrap_or(u64::MAX)
     }
 
     /// Makes all that was staged visible, and wakes a receiver that sleeps.

@@ -51,6 +51,11 @@ impl<O: Window, I: Memory> Sender<O, I> {
         self.sent
     }
 
+    /// Of these, how many the peer is known to have taken.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// Free cells, read anew only if the last answer has fewer than `need`.
     pub(crate) fn free(&mut self, need: u64) -> Result<u64, Fault> {
         let free = self.known_free();

@@ -86,6 +86,14 @@ impl<O: Window, I: Memory> Outflow<O, I> {
         }
     }
 
+    /// Of these, how many the receiver is known to have taken.
+    pub(crate) fn taken(&self) -> u64 {
+        match &self.ring {
+            SendRing::Paper(ring) => ring.taken(),
+            SendRing::Fast(ring) => ring.taken(),
+        }
+    }
+
     /// Puts a frame into the ring. The caller has counted.
     pub(crate) fn put(&mut self, frame: &[u8]) -> Result<(), Fault> {
         match &mut self.ring {

@@ -56,6 +56,11 @@ impl<O: Window, I: Memory> Sender<O, I> {
         self.sent
     }
 
+    /// Of these, how many the peer is known to have taken.
+    pub(crate) fn taken(&self) -> u64 {
+        self.sent.wrapping_sub(distance(self.geometry.cells(), self.exit, self.entry).into())
+    }
+
     /// Free cells, counted as published: from the exit offset where it lies.
     pub(crate) fn free(&mut self) -> Result<u64, Fault> {
         let cells = self.geometry.cells();

@@ -38,6 +38,9 @@ pub struct CellsLink {
     /// The channel that is up has ended, for this reason; the next look at the state begins anew.
     ended: Option<Fault>,
     generation: u64,
+    /// Frames sent since it came up, and those of earlier links that the peer was not seen to take.
+    sent: u64,
+    unconfirmed: u64,
     turns: u32,
     /// What was said last of why it does not come up: said once.
     complained: Option<String>,
@@ -103,6 +106,8 @@ impl CellsLink {
             phase: Phase::Down,
             ended: None,
             generation: 0,
+            sent: 0,
+            unconfirmed: 0,
             turns: 0,
             complained: None,
             wake,
@@ -136,6 +141,7 @@ impl CellsLink {
                         return Err(Disagreement::Ring { needs, takes }.into());
                     }
                     self.generation = self.generation.saturating_add(1);
+                    self.sent = 0;
                     self.complained = None;
                     Phase::Up { ends, agreement, draining: None }
                 }
@@ -201,13 +207,19 @@ impl CellsLink {
     /// Nothing goes out any more. What has come is delivered first, and then the channel ends: of more frames than the ring
     /// has cells none was there when it was noticed.
     fn drain(&mut self) {
-        if let Phase::Up { draining, .. } = &mut self.phase {
-            draining.get_or_insert(self.geometry.cells());
+        if let Phase::Up { ends, draining, .. } = &mut self.phase
+            && draining.is_none()
+        {
+            *draining = Some(self.geometry.cells());
+            // The greeting is the oldest of them, and none of the pump's.
+            self.unconfirmed = self.unconfirmed.saturating_add(ends.sender.untaken().min(self.sent));
         }
     }
 
     /// The channel failed while it was up.
     fn fail(&mut self, fault: Fault) {
+        // It may not have drained: then what was sent is counted here.
+        self.drain();
         match fault {
             Fault::PeerRestarted | Fault::PeerClosed | Fault::LinkDown | Fault::Closed | Fault::Window(_) => {
                 tracing::debug!(channel = self.name, %fault, "the channel ended");
@@ -266,7 +278,10 @@ impl FrameLink for CellsLink {
     fn send(&mut self, frame: &[u8]) -> Sent {
         let Phase::Up { ends, draining: None, .. } = &mut self.phase else { return Sent::Down };
         match ends.sender.stage(frame) {
-            Ok(()) => Sent::Taken,
+            Ok(()) => {
+                self.sent = self.sent.wrapping_add(1);
+                Sent::Taken
+            }
             Err(SendError::Full { .. }) => Sent::Full,
             // The greeting made sure of the contrary.
             Err(SendError::TooLong { .. }) => Sent::TooLong,
@@ -337,6 +352,10 @@ impl FrameLink for CellsLink {
 
     fn wake(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+
+    fn unconfirmed(&mut self) -> u64 {
+        std::mem::take(&mut self.unconfirmed)
     }
 
     fn woken(&mut self) {

@@ -51,6 +51,8 @@ counters! {
     tx_unfit,
     /// Times that the link was full and the TAP was not read on
     tx_full,
+    /// Frames given to the link that the peer was not seen to take before it went down: at most so many were lost
+    tx_unconfirmed,
     /// Frames that came from the link and were written into the TAP
     rx_frames,
     /// Their bytes, without the virtio header

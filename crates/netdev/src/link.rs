@@ -156,6 +156,12 @@ pub trait FrameLink: Send + fmt::Debug {
 
     /// Ends a sleep: [`wake`](Self::wake) is emptied, and the peer need not ring.
     fn woken(&mut self);
+
+    /// Frames that were [`Sent::Taken`] over links that have ended, and that the peer had not been seen to take then: at most so
+    /// many were lost. Each is told once.
+    fn unconfirmed(&mut self) -> u64 {
+        0
+    }
 }
 
 impl FrameLink for Box<dyn FrameLink> {
@@ -185,6 +191,10 @@ impl FrameLink for Box<dyn FrameLink> {
 
     fn woken(&mut self) {
         (**self).woken();
+    }
+
+    fn unconfirmed(&mut self) -> u64 {
+        (**self).unconfirmed()
     }
 }
 

@@ -91,8 +91,8 @@ impl LinuxLink {
             }
             Notice::Transport(Event::QueueDown { queue: QUEUE, why }) => {
                 tracing::debug!(?why, "the queue pair is down");
+                // What is stashed has arrived, and is delivered when there is a link again.
                 self.up = None;
-                self.stashed = None;
             }
             Notice::Transport(Event::Unfit { words, why }) => {
                 tracing::warn!(?words, "the peer's hand-shake does not fit: {why}");
@@ -185,7 +185,7 @@ impl FrameLink for LinuxLink {
         self.publish();
         self.advance();
         self.stashed = self.arrival();
-        if self.stashed.is_some() || self.failure.is_some() {
+        if self.stashed.is_some() && self.up.is_some() || self.failure.is_some() {
             return Armed::Ready;
         }
         let timeout = self.endpoint.timeout();

@@ -142,6 +142,7 @@ impl<L: FrameLink, W: Watcher> Pump<L, W> {
 
     fn went_down(&mut self) {
         self.up = None;
+        self.counters.tx_unconfirmed.add(self.link.unconfirmed());
         self.counters.link_downs.add(1);
         self.watcher.link(None);
     }

@@ -3,6 +3,7 @@
 use crate::guest_memory::GuestMemory;
 use crate::interrupts::Interrupts;
 use crate::quota::Quota;
+use crate::signaller::Signaller;
 use ntb_spec::{MSIX_VECTORS, WINDOWS};
 use twin::Side;
 
@@ -29,8 +30,8 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    pub(crate) fn new() -> Self {
-        Self { a: Host::new(), b: Host::new() }
+    pub(crate) fn new(signaller: &Signaller) -> Self {
+        Self { a: Host::new(signaller.clone()), b: Host::new(signaller.clone()) }
     }
 
     pub(crate) fn get(&self, side: Side) -> &Host {
@@ -81,10 +82,10 @@ impl WindowCounters {
 }
 
 impl Host {
-    fn new() -> Self {
+    fn new(signaller: Signaller) -> Self {
         Self {
             memory: GuestMemory::default(),
-            interrupts: Interrupts::new(MSIX_VECTORS),
+            interrupts: Interrupts::new(MSIX_VECTORS, signaller),
             windows: [WindowCounters::default(); WINDOWS],
             pid: None,
             messages: 0,

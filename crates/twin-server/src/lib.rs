@@ -45,6 +45,7 @@ mod port_device;
 mod quota;
 mod seat;
 mod server;
+mod signaller;
 mod status;
 mod trace;
 mod windows;

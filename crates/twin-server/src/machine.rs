@@ -5,6 +5,7 @@ use crate::host::Hosts;
 use crate::port_device::PortDevice;
 use crate::quota::Quota;
 use crate::seat::Seat;
+use crate::signaller::Signaller;
 use crate::trace::{Direction, Trace, TraceSpace};
 use crate::windows::{Modes, Tag, Verdict, WindowMode, Windows};
 use control::{Event, StoreMode};
@@ -21,6 +22,8 @@ pub struct Machine {
     pub(crate) hosts: Hosts,
     pub(crate) windows: Windows,
     pub(crate) dma: Dma,
+    /// Of the one thread that uses this.
+    pub(crate) signaller: Signaller,
     pub(crate) stores: StoreMode,
     began: Instant,
     /// When the model wants to be called.
@@ -63,11 +66,13 @@ impl Machine {
     /// Two ports, nobody attached. `ram_mapped`: hosts whose memory other processes map too.
     #[must_use]
     pub fn new(setup: Setup, modes: Modes, ram_mapped: [bool; 2], trace: Option<Trace>) -> Self {
+        let signaller = Signaller::default();
         Self {
             twin: Twin::new(&setup),
-            hosts: Hosts::new(),
+            hosts: Hosts::new(&signaller),
             windows: Windows::new(modes, ram_mapped),
             dma: Dma::default(),
+            signaller,
             stores: StoreMode::Deliver,
             began: Instant::now(),
             timer: None,
@@ -111,7 +116,7 @@ impl Machine {
         let host = self.hosts.get_mut(side);
         host.pid = None;
         host.memory.clear();
-        host.interrupts.clear();
+        host.interrupts.detach();
         self.windows.detach(side);
         self.twin.detach(now, side, &mut self.effects);
         self.events.push(Event::Detached { at_ms: millis(now), port: crate::status::port_name(side) });

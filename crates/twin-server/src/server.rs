@@ -137,7 +137,7 @@ impl Server {
         let mut machine = Machine::new(options.setup, options.modes, options.ram_mapped, trace);
         for (side, endpoint) in Side::BOTH.into_iter().zip(&options.engines) {
             if endpoint.is_some() {
-                machine.dma.add(side).map_err(RunError::Worker)?;
+                machine.dma.add(side, &machine.signaller).map_err(RunError::Worker)?;
             }
         }
         Ok(Self { docks, control, machine, connections: Vec::new(), accept_pause: false })

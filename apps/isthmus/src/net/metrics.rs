@@ -8,11 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A request is no longer than this.
 const REQUEST_BYTES: usize = 4096;
-/// Who asks is given so long: one slow client must not keep the others waiting.
+/// Who asks is given so long for its whole request, and for each step: one slow client must keep neither the others nor SIGTERM waiting.
 const CLIENT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Where to.
@@ -133,7 +133,11 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 fn answer(stream: &mut (impl Read + Write), report: impl Fn() -> Report) -> io::Result<()> {
     let mut request = Vec::new();
     let mut chunk = [0; 512];
+    let began = Instant::now();
     while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < REQUEST_BYTES {
+        if began.elapsed() >= CLIENT_PATIENCE {
+            return Err(ErrorKind::TimedOut.into());
+        }
         match stream.read(&mut chunk)? {
             0 => break,
             bytes => request.extend_from_slice(chunk.get(..bytes).unwrap_or_default()),
@@ -229,6 +233,33 @@ mod tests {
         let mut connection = Connection(Cursor::new(request.to_vec()), Vec::new());
         answer(&mut connection, report).unwrap();
         String::from_utf8(connection.1).unwrap()
+    }
+
+    /// A client that says a byte now and then, each in time.
+    struct Slow;
+
+    impl Read for Slow {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            std::thread::sleep(CLIENT_PATIENCE / 5);
+            into[0] = b'G';
+            Ok(1)
+        }
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+            Ok(from.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_client_that_asks_byte_by_byte_is_left_before_it_is_through() {
+        let report = || -> Report { panic!("it has not asked yet") };
+        assert_eq!(answer(&mut Slow, report).unwrap_err().kind(), ErrorKind::TimedOut);
     }
 
     #[test]

@@ -148,11 +148,12 @@ pub(crate) fn show(report: &Report) -> String {
     };
     let count = |name: &str| counters.get(name).copied().unwrap_or_default();
     text += &format!(
-        "  to the peer   {} frames, {} bytes; link full {} times; unfit {}\n",
+        "  to the peer   {} frames, {} bytes; link full {} times; unfit {}, unconfirmed when the link went down {}\n",
         count("tx_frames"),
         count("tx_bytes"),
         count("tx_full"),
-        count("tx_unfit")
+        count("tx_unfit"),
+        count("tx_unconfirmed")
     );
     text += &format!(
         "  from the peer {} frames, {} bytes; short {}, long {}, bad header {}, refused by the kernel {}\n",

@@ -230,6 +230,42 @@ fn what_had_arrived_is_delivered_also_when_sending_is_the_first_to_find_the_peer
 }
 
 #[test]
+fn what_was_sent_and_not_taken_before_the_channel_ended_is_counted_and_nothing_else() {
+    let bridges = bridges(WindowMode::Direct);
+    let [a, b] = offers(1500, Offload::None).map(options);
+    let (mut a, mut b) = (open_one(&bridges[0], &a), open_one(&bridges[1], &b));
+    until(|| [&mut a, &mut b].map(end_is_up) == [true, true]);
+    for number in 0..100 {
+        assert_eq!(a.send(&frame(number)), Sent::Taken);
+    }
+    a.publish();
+    for number in 0..60 {
+        assert_eq!(b.receive(), Some(&*frame(number)));
+    }
+    // Of the sixty nothing was told: the peer tells when it finds nothing more, or a quarter of its ring was taken.
+    let goes_down = |a: &mut CellsLink, b: &mut CellsLink| {
+        b.refuse(&Fault::Closed.into());
+        until(|| {
+            a.woken();
+            let _ = a.receive();
+            a.state().unwrap() == LinkState::Down
+        });
+    };
+    goes_down(&mut a, &mut b);
+    let lost = a.unconfirmed();
+    assert!((40..=100).contains(&lost), "{lost}");
+    assert_eq!(a.unconfirmed(), 0, "told once");
+    until(|| [&mut a, &mut b].map(end_is_up) == [true, true]);
+    for number in 0..30 {
+        assert_eq!(a.send(&frame(number)), Sent::Taken);
+    }
+    a.publish();
+    until(|| b.receive().is_none());
+    goes_down(&mut a, &mut b);
+    assert_eq!(a.unconfirmed(), 0, "the peer had said that it took them all, and the greeting");
+}
+
+#[test]
 fn a_peer_that_never_stops_sending_into_a_channel_that_is_over_does_not_keep_it() {
     let bridges = bridges(WindowMode::Direct);
     let [a, b] = offers(1500, Offload::None).map(options);

@@ -78,6 +78,28 @@ fn a_peer_that_is_started_anew_is_met_again() {
 }
 
 #[test]
+fn a_frame_that_came_while_this_end_went_to_sleep_is_delivered_although_the_link_went_down_then() {
+    let bridges = bridges(WindowMode::Direct);
+    let offers = offers(1500, Offload::None);
+    let open = |end: usize| LinuxLink::open(Arc::clone(&bridges[end]), &offers[end]).unwrap();
+    let is_up = |end: &mut LinuxLink| {
+        end.woken();
+        matches!(end.state().unwrap(), LinkState::Up { .. })
+    };
+    let (mut a, mut b) = (open(0), open(1));
+    until(|| [&mut a, &mut b].map(is_up) == [true, true]);
+    assert_eq!(a.send(&frame(7)), Sent::Taken);
+    a.publish();
+    until(|| matches!(b.arm(Wants { room: None }), Armed::Ready) && b.stashed.is_some());
+    drop(a);
+    until(|| !is_up(&mut b));
+    assert!(matches!(b.arm(Wants { room: None }), Armed::Sleep(_)), "nobody takes it now");
+    let mut a = open(0);
+    until(|| [&mut a, &mut b].map(is_up) == [true, true]);
+    assert_eq!(b.receive(), Some(&*frame(7)));
+}
+
+#[test]
 fn frames_that_no_interface_of_the_agreement_sends_are_counted() {
     let bridges = bridges(WindowMode::Direct);
     let [mine, _] = offers(1500, Offload::None);

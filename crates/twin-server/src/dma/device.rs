@@ -44,7 +44,7 @@ impl Machine {
         host.attached = false;
         host.pid = None;
         host.memory.clear();
-        host.interrupts.clear();
+        host.interrupts.detach();
         host.reset();
     }
 

@@ -45,6 +45,7 @@ mod worker;
 
 use crate::guest_memory::GuestMemory;
 use crate::interrupts::Interrupts;
+use crate::signaller::Signaller;
 use ntb_spec::ioat;
 use residency::Residency;
 use std::io;
@@ -123,13 +124,13 @@ pub(crate) struct Dma {
 
 impl Dma {
     /// Gives a host an engine.
-    pub(crate) fn add(&mut self, side: Side) -> io::Result<()> {
+    pub(crate) fn add(&mut self, side: Side, signaller: &Signaller) -> io::Result<()> {
         if self.worker.is_none() {
             self.worker = Some(Worker::start()?);
         }
         match side {
-            Side::A => self.a = Some(EngineHost::new()),
-            Side::B => self.b = Some(EngineHost::new()),
+            Side::A => self.a = Some(EngineHost::new(signaller.clone())),
+            Side::B => self.b = Some(EngineHost::new(signaller.clone())),
         }
         Ok(())
     }
@@ -180,11 +181,11 @@ impl Dma {
 }
 
 impl EngineHost {
-    fn new() -> Self {
+    fn new(signaller: Signaller) -> Self {
         Self {
             engine: Engine::new(),
             memory: GuestMemory::default(),
-            interrupts: Interrupts::new(ioat::MSIX_VECTORS),
+            interrupts: Interrupts::new(ioat::MSIX_VECTORS, signaller),
             attached: false,
             pid: None,
             attaches: 0,

@@ -254,6 +254,32 @@ fn only_eventfds_are_taken_as_interrupts_and_a_full_one_does_not_stop_the_twin()
 }
 
 #[test]
+fn a_host_that_fills_an_eventfd_and_makes_it_blocking_again_does_not_stop_its_neighbour() {
+    let house = House::new();
+    let (mut a, mut b) = house.pair();
+    let full = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    b.client.assign_irqs(IrqIndex::MSIX, 3, &[full.as_fd()]).unwrap();
+    rustix::io::write(&full, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    let flags = rustix::fs::fcntl_getfl(&full).unwrap();
+    rustix::fs::fcntl_setfl(&full, flags - rustix::fs::OFlags::NONBLOCK).unwrap();
+    a.ring(3);
+    a.goes_on();
+    b.goes_on();
+    // It has lost its interrupts, and nothing else.
+    let refused = refused(b.client.assign_irqs(IrqIndex::MSIX, 3, &[full.as_fd()]));
+    assert_eq!(refused, Errno::PERM.raw_os_error());
+    drop(b);
+    house.wait_gone(Side::B);
+    let mut b = house.host(Side::B);
+    b.load_driver();
+    a.wait_for_link(true);
+    b.wait_for_link(true);
+    a.ring(3);
+    b.wait_for_vector(3);
+    house.end();
+}
+
+#[test]
 fn a_storm_of_set_irqs_leaves_what_was_set_last_and_no_descriptors() {
     let house = House::new();
     let (mut a, mut b) = house.pair();

@@ -4,7 +4,6 @@
 
 use crate::house::{Host, House, PATIENCE, RAM_AT, Ram, pause, ram_map};
 use control::{CallError, PortName, Reply, Request, WindowClass, WindowMode as Mode};
-use isthmus_overlay::Overlays;
 use ntb_spec::bar0::Reg;
 use ntb_spec::config;
 use shm::{Access, Mapping, SharedFile};
@@ -19,26 +18,10 @@ pub(crate) const ONES: [u8; 8] = [0xFF; 8];
 
 /// Lets an overlay of this process serve a twin, until the twin is gone.
 pub(crate) fn overlay(house: &House) {
-    let path = house.control_path();
-    let (said, hello) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let mut overlays = Overlays::new().unwrap();
-        said.send(()).unwrap();
-        isthmus_overlay::serve(&path, &mut overlays).unwrap();
-    });
-    hello.recv().unwrap();
-    // It has connected when a host that attaches is offered a file.
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let mut probe = house.client(Side::A);
-        if probe.region_info(RegionIndex::BAR2).unwrap().fd.is_some() {
-            break;
-        }
-        drop(probe);
-        house.wait_gone(Side::A);
-        assert!(Instant::now() < until, "the overlay does not connect");
-    }
-    house.wait_gone(Side::A);
+    // Once this returns, the twin knows it. To ask whether a host is offered a file would not do: it may be by another
+    // overlay of this process, and then the new one, when it comes, costs the hosts that have attached meanwhile their link.
+    let service = isthmus_overlay::Service::connect(&house.control_path()).unwrap();
+    Box::leak(Box::new(service));
 }
 
 /// A host that has mapped window 0 and its own memory, as QEMU does.
