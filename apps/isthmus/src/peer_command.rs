@@ -149,8 +149,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     };
     if arguments.json {
         let object = json!({"command": "peer linux", "report": report});
-        let mut out = std::io::stdout();
-        writeln!(out, "{object}").context("standard output")?;
+        crate::out::say!("{object}");
     } else {
         show(&report);
     }
@@ -200,9 +199,9 @@ fn settings(arguments: &LinuxArguments) -> anyhow::Result<Settings> {
 
 /// A line as it happens. Nobody who reads is no reason to end.
 fn say(json: bool, line: &str) {
-    let written =
-        if json { writeln!(std::io::stderr(), "{line}") } else { writeln!(std::io::stdout(), "{line}") };
-    if let Err(error) = written {
+    if !json {
+        crate::out::say!("{line}");
+    } else if let Err(error) = writeln!(std::io::stderr(), "{line}") {
         tracing::debug!(%error, "nobody reads what happens");
     }
 }

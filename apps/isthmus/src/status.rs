@@ -53,8 +53,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     if let Some(place) = &arguments.net {
         let report = crate::net::ask(place)?;
         match arguments.json {
-            true => println!("{}", serde_json::to_string(&report)?),
-            false => print!("{}", crate::net::show(&report)),
+            true => crate::out::say!("{}", serde_json::to_string(&report)?),
+            false => crate::out::write(format_args!("{}", crate::net::show(&report))),
         }
         return Ok(Outcome::Done);
     }
@@ -78,16 +78,19 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     if arguments.watch {
         client.call(&Request::Watch)?;
         client.stream().set_read_timeout(None)?;
-        loop {
-            println!("{}", serde_json::to_string(&client.next_event()?)?);
+        while crate::out::is_read() {
+            crate::out::say!("{}", serde_json::to_string(&client.next_event()?)?);
         }
+        return Ok(Outcome::Done);
     }
     let request = if arguments.registers { Request::Registers } else { Request::Status };
     match client.call(&request)? {
-        Reply::Status(status) if arguments.json => println!("{}", serde_json::to_string(&status)?),
-        Reply::Registers(registers) if arguments.json => println!("{}", serde_json::to_string(&registers)?),
-        Reply::Status(status) => print!("{}", show(&status)),
-        Reply::Registers(registers) => print!("{}", show_registers(&registers)),
+        Reply::Status(status) if arguments.json => crate::out::say!("{}", serde_json::to_string(&status)?),
+        Reply::Registers(registers) if arguments.json => {
+            crate::out::say!("{}", serde_json::to_string(&registers)?);
+        }
+        Reply::Status(status) => crate::out::write(format_args!("{}", show(&status))),
+        Reply::Registers(registers) => crate::out::write(format_args!("{}", show_registers(&registers))),
         _ => bail!("the twin at {shown} answered something else: is it of another version?"),
     }
     Ok(Outcome::Done)

@@ -6,7 +6,6 @@ use anyhow::{Context, bail};
 use control::WindowClass;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -188,10 +187,7 @@ fn announce(arguments: &Arguments, overlay: Option<&Path>) -> anyhow::Result<()>
             text.push_str(&format!("control socket: isthmus status --control {control}\n"));
         }
     }
-    let written = writeln!(std::io::stdout(), "{}", text.trim_end());
-    if let Err(error) = written {
-        tracing::debug!(%error, "nobody reads the announcement");
-    }
+    crate::out::say!("{}", text.trim_end());
     Ok(())
 }
 

@@ -51,7 +51,7 @@ impl Log {
     fn part(&mut self, hosts: &'static str, what: &str) {
         self.hosts = hosts;
         if !self.quiet {
-            println!("{hosts}: {what}");
+            crate::out::say!("{hosts}: {what}");
         }
     }
 
@@ -65,7 +65,7 @@ impl Log {
         let (result, figure) = action().with_context(|| format!("{what} ({})", self.hosts))?;
         let ms = began.elapsed().as_secs_f64() * 1e3;
         if !self.quiet {
-            println!("{}", format!("  {what:<44} {ms:>9.3} ms   {figure}").trim_end());
+            crate::out::say!("{}", format!("  {what:<44} {ms:>9.3} ms   {figure}").trim_end());
         }
         self.steps.push(Step { hosts: self.hosts, what: what.to_owned(), ms, figure });
         Ok(result)
@@ -82,9 +82,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     processes(&mut log)?;
     let total_ms = began.elapsed().as_secs_f64() * 1e3;
     if arguments.json {
-        println!("{}", serde_json::json!({ "demo": log.steps, "total_ms": total_ms }));
+        crate::out::say!("{}", serde_json::json!({ "demo": log.steps, "total_ms": total_ms }));
     } else {
-        println!("done in {:.2} s", total_ms / 1e3);
+        crate::out::say!("done in {:.2} s", total_ms / 1e3);
     }
     Ok(Outcome::Done)
 }

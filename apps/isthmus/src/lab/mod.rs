@@ -56,12 +56,12 @@ fn setup_command(kernels: &[arguments::Kernel], refresh: bool, as_json: bool) ->
                    "debug_modules": image.debug_modules})
         });
         let qemu = json!({"version": version, "program": artifacts.qemu.program});
-        println!("{}", json!({"qemu": qemu, "images": images.collect::<Vec<_>>()}));
+        crate::out::say!("{}", json!({"qemu": qemu, "images": images.collect::<Vec<_>>()}));
         return Ok(Outcome::Done);
     }
-    println!("QEMU {version}: {}", artifacts.qemu.program.display());
+    crate::out::say!("QEMU {version}: {}", artifacts.qemu.program.display());
     for image in &artifacts.images {
-        println!("Linux {}: {}, {}", image.release, image.kernel.display(), image.rootfs.display());
+        crate::out::say!("Linux {}: {}, {}", image.release, image.kernel.display(), image.rootfs.display());
     }
     Ok(Outcome::Done)
 }
@@ -79,7 +79,7 @@ fn run_command(arguments: &RunArguments) -> anyhow::Result<Outcome> {
     let outcomes = with_access(&arguments.common, |access| runs::run(access, &request, json))?;
     let Some(outcomes) = outcomes else { return Ok(Outcome::Done) };
     if json {
-        println!("{}", json!({"guests": outcomes}));
+        crate::out::say!("{}", json!({"guests": outcomes}));
     }
     let failed = outcomes.iter().filter(|outcome| outcome.status != 0);
     let failed: Vec<_> = failed.map(|outcome| format!("guest {}: {}", outcome.guest, outcome.end)).collect();
@@ -124,9 +124,9 @@ fn up_command(arguments: &UpArguments) -> anyhow::Result<Outcome> {
     if !arguments.foreground && !common.dry_run {
         let about = start::in_background()?;
         if common.json {
-            println!("{about}");
+            crate::out::say!("{about}");
         } else {
-            println!(
+            crate::out::say!(
                 "up: {about}\nnow `isthmus lab shell a`, `isthmus lab run --guest both -- CMD`, `isthmus lab down`"
             );
         }
@@ -137,7 +137,7 @@ fn up_command(arguments: &UpArguments) -> anyhow::Result<Outcome> {
     if pair.plan().options.gdb.is_some() {
         eprintln!("{}", ::lab::debug::instructions(&pair)?);
     }
-    pair.attend(|pair| up::serve(pair, |about| println!("{about}")))?;
+    pair.attend(|pair| up::serve(pair, |about| crate::out::say!("{about}")))?;
     pair.finish()?;
     Ok(Outcome::Done)
 }
@@ -145,9 +145,9 @@ fn up_command(arguments: &UpArguments) -> anyhow::Result<Outcome> {
 fn down_command(as_json: bool) -> anyhow::Result<Outcome> {
     let was_up = up::down()?;
     if as_json {
-        println!("{}", json!({"was_up": was_up}));
+        crate::out::say!("{}", json!({"was_up": was_up}));
     } else {
-        println!("{}", if was_up { "down" } else { "no lab was up" });
+        crate::out::say!("{}", if was_up { "down" } else { "no lab was up" });
     }
     Ok(Outcome::Done)
 }

@@ -49,10 +49,10 @@ pub(super) fn run(arguments: &PerfArguments) -> anyhow::Result<Outcome> {
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     match reports.as_slice() {
-        [report] if !compared && common.json => println!("{}", serde_json::to_string(report)?),
-        [report] if !compared => print!("{report}"),
-        _ if common.json => println!("{}", serde_json::to_string(&reports)?),
-        _ => print!("{}", Comparison(&reports)),
+        [report] if !compared && common.json => crate::out::say!("{}", serde_json::to_string(report)?),
+        [report] if !compared => crate::out::write(format_args!("{report}")),
+        _ if common.json => crate::out::say!("{}", serde_json::to_string(&reports)?),
+        _ => crate::out::write(format_args!("{}", Comparison(&reports))),
     }
     judge(&reports, compared, end)
 }

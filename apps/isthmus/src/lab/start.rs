@@ -31,7 +31,7 @@ pub(super) fn start(common: &Common, options: Options) -> anyhow::Result<Option<
         directory: directory.path().to_owned(),
     };
     if common.dry_run {
-        print!("{plan}");
+        crate::out::write(format_args!("{plan}"));
         return Ok(None);
     }
     Ok(Some((plan, directory)))

@@ -34,13 +34,13 @@ pub(super) fn run(arguments: &TestArguments) -> anyhow::Result<Outcome> {
             })?;
             let Some(report) = report else { continue };
             if !common.json {
-                print!("{report}");
+                crate::out::write(format_args!("{report}"));
             }
             reports.push(report);
         }
     }
     if common.json && !common.dry_run {
-        println!("{}", json!({"full": arguments.full, "runs": reports}));
+        crate::out::say!("{}", json!({"full": arguments.full, "runs": reports}));
     }
     Ok(Outcome::Done)
 }
@@ -84,13 +84,13 @@ fn run_opposite(arguments: &TestArguments) -> anyhow::Result<Outcome> {
             let report = opposite::run(plan, &directory, extent, &mut |what| progress.tell(what))?;
             progress.finish();
             if !common.json {
-                print!("{report}");
+                crate::out::write(format_args!("{report}"));
             }
             reports.push(report);
         }
     }
     if common.json && !common.dry_run {
-        println!("{}", json!({"full": arguments.full, "runs": reports}));
+        crate::out::say!("{}", json!({"full": arguments.full, "runs": reports}));
     }
     Ok(Outcome::Done)
 }
@@ -127,12 +127,12 @@ fn run_vfio(arguments: &TestArguments) -> anyhow::Result<Outcome> {
         pair.finish()?;
         progress.finish();
         if !common.json {
-            print!("{report}");
+            crate::out::write(format_args!("{report}"));
         }
         reports.push(report);
     }
     if common.json && !common.dry_run {
-        println!("{}", json!({"full": arguments.full, "runs": reports}));
+        crate::out::say!("{}", json!({"full": arguments.full, "runs": reports}));
     }
     Ok(Outcome::Done)
 }

@@ -14,7 +14,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use sd_notify::NotifyState;
 use serde_json::json;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -60,7 +60,11 @@ pub(super) fn run(arguments: &Arguments, stop: &UnixStream, flap: &UnixStream) -
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let last = report();
     let joined = pumps.stop();
-    say(&if arguments.json { serde_json::to_string(&last)? } else { show(&last).trim_end().to_owned() });
+    if arguments.json {
+        crate::out::say!("{}", serde_json::to_string(&last)?);
+    } else {
+        crate::out::write(format_args!("{}", show(&last)));
+    }
     ended?;
     joined?;
     tracing::info!("stopped");
@@ -143,23 +147,15 @@ fn announce(arguments: &Arguments, report: &Report) -> anyhow::Result<()> {
     let port = arguments.port.to_string();
     if arguments.json {
         let ready = json!({"ready": true, "pid": pid, "interface": interface, "mac": mac, "address": report.address, "port": port});
-        say(&serde_json::to_string(&ready)?);
+        crate::out::say!("{}", serde_json::to_string(&ready)?);
     } else {
-        say(&format!("ready: {interface} ({mac}, {address}) at {port}"));
+        crate::out::say!("ready: {interface} ({mac}, {address}) at {port}");
     }
     let status = format!("{interface} at {port}");
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]) {
         tracing::warn!(%error, "the service manager was not told");
     }
     Ok(())
-}
-
-/// A closed stdout is no reason to end.
-fn say(text: &str) {
-    let mut out = std::io::stdout();
-    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
-        tracing::debug!(%error, "nobody reads stdout");
-    }
 }
 
 /// Who tells the service what to do.

@@ -186,9 +186,9 @@ fn told(report: &placed::PlacedReport, measuring: &Measuring) -> anyhow::Result<
 
 fn print(report: &(impl serde::Serialize + std::fmt::Display), json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string(report)?);
+        crate::out::say!("{}", serde_json::to_string(report)?);
     } else {
-        print!("{report}");
+        crate::out::write(format_args!("{report}"));
     }
     Ok(())
 }

@@ -196,9 +196,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         }
     }
     if arguments.json {
-        println!("{}", serde_json::to_string(&report)?);
+        crate::out::say!("{}", serde_json::to_string(&report)?);
     } else {
-        print!("{report}");
+        crate::out::write(format_args!("{report}"));
     }
     Ok(if report.is_sound() { Outcome::Done } else { Outcome::Exit(ExitCode::from(1)) })
 }

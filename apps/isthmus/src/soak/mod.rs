@@ -113,9 +113,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         interfaces: world.interfaces(),
     };
     if arguments.json {
-        println!("{}", serde_json::to_string(&report)?);
+        crate::out::say!("{}", serde_json::to_string(&report)?);
     } else {
-        print!("{}", report::show(&report));
+        crate::out::write(format_args!("{}", report::show(&report)));
     }
     Ok(if report.is_sound() { Outcome::Done } else { Outcome::Exit(ExitCode::from(1)) })
 }

@@ -134,7 +134,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let report = capture(arguments, &mut client, &stream, file, &clock)?;
     if arguments.json {
         let text = serde_json::to_string(&report)?;
-        if to_stdout { eprintln!("{text}") } else { println!("{text}") }
+        if to_stdout { eprintln!("{text}") } else { crate::out::say!("{text}") }
     } else {
         eprintln!(
             "{} frames ({} bytes) in {}; {} received, {} lost, times within {} ns",

@@ -107,9 +107,9 @@ pub(crate) fn number(count: u64) -> f64 {
 /// One JSON object on stdout, or lines for people.
 pub(crate) fn tell(json: bool, value: &impl serde::Serialize, text: &str) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string(value).context("the result cannot be told")?);
+        crate::out::say!("{}", serde_json::to_string(value).context("the result cannot be told")?);
     } else {
-        println!("{text}");
+        crate::out::say!("{text}");
     }
     Ok(())
 }
