@@ -240,7 +240,7 @@ mod tests {
 
     impl Read for Slow {
         fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-            std::thread::sleep(CLIENT_PATIENCE / 5);
+            std::thread::park_timeout(CLIENT_PATIENCE / 5);
             into[0] = b'G';
             Ok(1)
         }
