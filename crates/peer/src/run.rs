@@ -86,7 +86,8 @@ pub struct Report {
     pub sent_bytes: u64,
     /// Frames from the peer that were too long, or had an unexpected count.
     pub bad: u64,
-    /// Frames to the peer for which there was no room.
+    /// Frames that went no further: to the peer for which there was no room, or whose queue pair went down first, and from the peer that
+    /// the TAP device did not take.
     pub dropped: u64,
     /// The raw test, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -284,6 +285,8 @@ impl<'a> Peer<'a> {
             Notice::Transport(Event::QueueDown { queue: which, .. }) if *which == queue => {
                 self.down_since = Some(self.now());
                 // They were for somebody who is gone.
+                let lost = u64::try_from(self.backlog.len()).unwrap_or(u64::MAX);
+                self.dropped = self.dropped.saturating_add(lost);
                 self.backlog.clear();
             }
             Notice::Transport(_) | Notice::Link(_) => {}
@@ -380,6 +383,7 @@ impl<'a> Peer<'a> {
             Client::Tap(tap) => {
                 if !tap.send(frame) {
                     tracing::debug!(bytes = frame.len(), "the TAP device did not take a frame");
+                    self.dropped = self.dropped.saturating_add(1);
                 }
                 None
             }

@@ -136,6 +136,25 @@ fn a_queue_pair_that_a_script_closes_comes_back() {
 }
 
 #[test]
+fn frames_that_wait_when_their_queue_pair_closes_are_counted() {
+    let script = r#"
+        [[rule]]
+        on = "send"
+        frames = "5"
+        do = "stall"
+        ms = 500
+        [[rule]]
+        on = "receive"
+        frames = "12"
+        do = "close"
+        ms = 30
+    "#;
+    let (_, answers, lines) = test(WindowMode::Direct, 100, script);
+    assert!(answers.dropped > 0, "{answers:?} {lines:?}");
+    assert_eq!(answers.received, answers.sent + answers.dropped, "each frame is answered once");
+}
+
+#[test]
 fn a_falsified_header_stops_the_ring_and_is_told() {
     let script = "[[rule]]\non = \"send\"\nframes = \"10\"\ndo = \"header\"\nversion = 77\n";
     let (report, ..) = test(WindowMode::Direct, 20, script);

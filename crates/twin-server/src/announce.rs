@@ -3,10 +3,12 @@
 use crate::guest_memory::{AddError, Backing, GuestMemory, Rights};
 use crate::machine::Machine;
 use crate::seat::Seat;
+use crate::windows::PAGE;
 use rustix::io::Errno;
 use shm::{Mapping, SharedFile};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use twin::Side;
 use vfio_user::wire::{DmaMap, DmaUnmap};
 
 impl Machine {
@@ -37,7 +39,7 @@ impl Machine {
                 );
             });
         }
-        self.replan |= matches!(seat, Seat::Port(_));
+        self.replan_for(seat, map.iova.0, map.size);
         self.settle();
         added.map_err(|error| match error {
             AddError::Range => Errno::INVAL,
@@ -48,20 +50,38 @@ impl Machine {
 
     pub(crate) fn unmap(&mut self, seat: Seat, unmap: DmaUnmap) -> Result<(), Errno> {
         let memory = self.memory(seat).ok_or(Errno::INVAL)?;
-        match unmap {
-            DmaUnmap::All => memory.clear(),
+        let (first, bytes) = match unmap {
+            DmaUnmap::All => {
+                memory.clear();
+                (0, u64::MAX)
+            }
             DmaUnmap::Range { iova, size } => match memory.remove(iova.0, size) {
-                Some(true) => {}
+                Some(true) => (iova.0, size),
                 Some(false) => return Err(Errno::NOENT),
                 None => return Err(Errno::INVAL),
             },
-        }
+        };
         // The piece that is under way may lie there.
         self.wait_for_piece();
         // A neighbour's window on this memory closes, and the reply waits for it.
-        self.replan |= matches!(seat, Seat::Port(_));
+        self.replan_for(seat, first, bytes);
         self.settle();
         Ok(())
+    }
+
+    /// Memory of a host has changed: what lies under its neighbour's windows may have to follow, if they lead there. A guest behind a
+    /// vIOMMU maps and unmaps page by page all the time, and to find what lies under a window may take thousands of pages.
+    fn replan_for(&mut self, seat: Seat, first: u64, bytes: u64) {
+        let Seat::Port(side) = seat else { return };
+        self.replan |= (0..ntb_spec::WINDOWS).any(|window| self.leads_to(side, window, first, bytes));
+    }
+
+    /// Whether a window of its neighbour's is open onto some of this memory of a host.
+    fn leads_to(&self, side: Side, window: usize, first: u64, bytes: u64) -> bool {
+        let (translation, open) = self.twin.outbound(side.peer(), window);
+        // Mappings have pages: the last one opens whole.
+        let end = translation.saturating_add(open.saturating_add(PAGE));
+        open > 0 && first < end && translation < first.saturating_add(bytes)
     }
 }
 

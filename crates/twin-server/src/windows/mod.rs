@@ -31,7 +31,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use twin::{Side, Twin};
 
-const PAGE: u64 = 4096;
+/// What mappings are made of.
+pub(crate) const PAGE: u64 = 4096;
 /// How long steps may be under way without a pause: a window that moves takes four.
 const PATIENCE_IN_ALL: Duration = PATIENCE.saturating_mul(2);
 /// Overlays whose host has not attached yet, or never will.

@@ -18,13 +18,31 @@ pub(crate) struct FilePiece {
     pub(crate) offset: u64,
 }
 
-impl FilePiece {
-    /// Whether two pieces have a byte in common.
-    pub(crate) fn meets(&self, other: &Self) -> bool {
-        self.file.identity() == other.file.identity()
-            && self.offset < other.offset.saturating_add(other.bytes)
-            && other.offset < self.offset.saturating_add(self.bytes)
+/// Whether pieces of one kind and pieces of the other have a byte in common. Each may be thousands, whose every pair would take a
+/// tenth of a second: so they are walked in the order of their places, with how far those before reach.
+pub(crate) fn meet<'a>(
+    some: impl IntoIterator<Item = &'a FilePiece>,
+    others: impl IntoIterator<Item = &'a FilePiece>,
+) -> bool {
+    let place =
+        |piece: &FilePiece| (piece.file.identity(), piece.offset, piece.offset.saturating_add(piece.bytes));
+    let some = some.into_iter().map(|piece| (place(piece), 0_usize));
+    let mut all: Vec<_> = some.chain(others.into_iter().map(|piece| (place(piece), 1))).collect();
+    all.retain(|((_, from, end), _)| from < end);
+    all.sort_unstable();
+    let mut reach = [None; 2];
+    for ((file, from, end), kind) in all {
+        let meets = |reach: &Option<_>| reach.is_some_and(|(whose, to)| whose == file && to > from);
+        if reach.get(1_usize.saturating_sub(kind)).is_some_and(meets) {
+            return true;
+        }
+        if let Some(mine) = reach.get_mut(kind)
+            && mine.is_none_or(|(whose, to)| whose != file || to < end)
+        {
+            *mine = Some((file, end));
+        }
     }
+    false
 }
 
 impl PartialEq for FilePiece {
@@ -102,6 +120,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn piece(file: &Arc<SharedFile>, offset: u64) -> FilePiece {
         FilePiece { at: 0, bytes: 4096, file: Arc::clone(file), offset }
@@ -151,6 +170,27 @@ mod tests {
             walk(alias, &direct).as_slice(),
             [Step::Bar(Under::Closed), Step::Restore(_), Step::Bar(Under::Pieces(_))]
         ));
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_meet_where_any_pair_has_a_byte_in_common(
+            some in prop::collection::vec((0_usize..2, 0_u64..40, 0_u64..5), 0..8),
+            others in prop::collection::vec((0_usize..2, 0_u64..40, 0_u64..5), 0..8),
+        ) {
+            let files = ["one", "two"].map(|name| Arc::new(SharedFile::create(name, 4096).unwrap()));
+            let pieces = |list: &[(usize, u64, u64)]| -> Vec<_> {
+                let piece = |&(file, offset, bytes): &(usize, u64, u64)| {
+                    FilePiece { at: 0, bytes, file: Arc::clone(&files[file]), offset }
+                };
+                list.iter().map(piece).collect()
+            };
+            let bytes = |list: &[(usize, u64, u64)]| -> std::collections::HashSet<_> {
+                list.iter().flat_map(|&(file, from, bytes)| (from..from + bytes).map(move |at| (file, at))).collect()
+            };
+            let expected = !bytes(&some).is_disjoint(&bytes(&others));
+            prop_assert_eq!(meet(&pieces(&some), &pieces(&others)), expected);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What should lie under a window: it follows from the model, the hosts' memory and the mode, at any moment.
 
 use super::memory::{Memory, pieces};
-use super::plan::{FilePiece, Step, Under, View};
+use super::plan::{FilePiece, Step, Under, View, meet};
 use super::{Busy, PAGE, Tag, WindowMode, Windows};
 use crate::host::Hosts;
 use control::WindowClass;
@@ -91,8 +91,7 @@ impl Windows {
             Some(Busy { step: Step::Replace(coming), .. }) => coming.as_slice(),
             _ => &[],
         };
-        let mut taken = slot.actual.replaced.iter().chain(coming);
-        taken.any(|taken| pieces.iter().any(|piece| taken.meets(piece)))
+        meet(slot.actual.replaced.iter().chain(coming), pieces)
     }
 
     /// Whether some of this memory of the receiver lies under a window's BAR, in the other host's process: that would not see
@@ -100,9 +99,7 @@ impl Windows {
     fn has_mapped(&self, tag: Tag, pieces: &[FilePiece]) -> bool {
         let Some(slot) = self.slot(tag) else { return false };
         let under = |under: &Under| match under {
-            Under::Pieces(mapped) => {
-                mapped.iter().any(|mapped| pieces.iter().any(|piece| mapped.meets(piece)))
-            }
+            Under::Pieces(mapped) => meet(mapped, pieces),
             Under::Given | Under::Closed => false,
         };
         let coming = |busy: &Busy| matches!(&busy.step, Step::Bar(bar) if under(bar));

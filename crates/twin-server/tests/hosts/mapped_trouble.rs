@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use twin::Side;
 use twin_server::WindowMode;
-use vfio_user::wire::DmaUnmap;
+use vfio_user::wire::{DmaAddr, DmaUnmap};
 
 /// What an overlay does with an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,6 +230,25 @@ fn an_overlay_that_is_slow_at_every_step_is_given_up_in_time() {
     assert_alive(&house, &mut a, &mut b);
     quick.store(true, Ordering::SeqCst);
     assert_heals(&house, a, b);
+}
+
+#[test]
+fn memory_that_no_window_leads_to_comes_and_goes_without_waiting_for_an_overlay() {
+    let house = House::apart(WindowMode::Direct);
+    let strange =
+        Strange::new(&house, |_, order| if order.pieces.is_empty() { Does::Obey } else { Does::Nothing });
+    let (mut a, b) = linked(&house);
+    let orders = strange.orders();
+    let opening = std::thread::spawn(move || {
+        let mut b = b;
+        b.open(RAM_AT);
+        b
+    });
+    eventually("the window is being opened", || strange.orders() > orders);
+    a.host.map(1 << 40, 4096, 0).unwrap();
+    a.host.client.dma_unmap(DmaUnmap::Range { iova: DmaAddr(1 << 40), size: 4096 }).unwrap();
+    assert_eq!(house.status().link.state, LinkState::Up, "the overlay has its second still");
+    drop(opening.join().unwrap());
 }
 
 #[test]
