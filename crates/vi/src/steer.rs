@@ -34,9 +34,28 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         stamp: u64,
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
+        if let Some((lane, filter)) = cache.only(table, frame) {
+            let verdict = cache.verdict();
+            return match self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
+                Ok(()) => Ok(Steered { verdict, sent: 1, full: 0 }),
+                Err(error) => not_sent(verdict, error),
+            };
+        }
+        self.transmit_to_all(table, cache, frame, stamp, request)
+    }
+
+    #[inline(never)]
+    fn transmit_to_all(
+        &self,
+        table: &Table<LaneId>,
+        cache: &mut FlowCache<LaneId>,
+        frame: &[u8],
+        stamp: u64,
+        request: RequestId,
+    ) -> Result<Steered, TransmitError> {
         let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
         let mut failed = None;
-        steered.verdict = cache.steer(table, frame, |lane, filter| {
+        steered.verdict = cache.steer_any(table, frame, &mut |lane, filter| {
             match self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
                 Ok(()) => steered.sent += 1,
                 Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
@@ -44,5 +63,14 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             }
         });
         failed.map_or(Ok(steered), Err)
+    }
+}
+
+/// What became of a frame whose one recipient did not get it.
+#[cold]
+fn not_sent(verdict: Verdict, error: TransmitError) -> Result<Steered, TransmitError> {
+    match error {
+        TransmitError::Lane(SendError::Full) => Ok(Steered { verdict, sent: 0, full: 1 }),
+        error => Err(error),
     }
 }

@@ -36,7 +36,7 @@ impl Completions {
     /// How many wait.
     #[inline]
     pub(super) fn len(&self) -> usize {
-        place(self.put.get() - self.fetched.get())
+        place(self.put.get().wrapping_sub(self.fetched.get()))
     }
 
     /// Whether there is no room for one more.
@@ -52,7 +52,7 @@ impl Completions {
         if let Some(place) = self.place(n) {
             place.set(request);
         }
-        self.put.set(n + 1);
+        self.put.set(n.wrapping_add(1));
     }
 
     /// Fetches the oldest, as many as `requests` has room for.

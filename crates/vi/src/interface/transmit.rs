@@ -2,6 +2,7 @@
 
 use super::{LaneId, Vi};
 use crate::bell::Bell;
+use crate::bits::place;
 use crate::lane::{Claim, LaneOver, Meta, SendError, Sender};
 use crate::packet::RequestId;
 use crate::statistics::add;
@@ -16,6 +17,22 @@ pub(super) struct SendLane<O, M> {
     /// Whose frame a slot was last used for.
     pub(super) requests: Vec<Cell<RequestId>>,
     pub(super) told: Cell<bool>,
+}
+
+impl<O, M> SendLane<O, M> {
+    /// Notes whose frame is in the slots from `first` to before `end`.
+    #[inline(always)]
+    fn note(&self, first: u64, end: u64, request: RequestId) {
+        // There are as many places as slots, a power of two.
+        let mask = self.requests.len().wrapping_sub(1);
+        let mut n = first;
+        while n != end {
+            if let Some(place) = self.requests.get(place(n) & mask) {
+                place.set(request);
+            }
+            n = n.wrapping_add(1);
+        }
+    }
 }
 
 /// Why a frame was not sent.
@@ -86,7 +103,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         meta: Meta,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        self.transmitv_init(lane, &[frame], meta, request)
+        self.with_sender(lane, frame.len(), request, |sender| sender.stage_one(frame, meta)).map(drop)
     }
 
     /// Sends all that was staged on a lane.
@@ -151,7 +168,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         let mut before = None;
         // Nothing is borrowed while the application's code runs: it may send again.
         for n in untaken {
-            let request = lane.requests.get(crate::bits::place(n & mask)).map(Cell::get);
+            let request = lane.requests.get(place(n & mask)).map(Cell::get);
             if request != before {
                 request.into_iter().for_each(&mut each);
                 before = request;
@@ -219,24 +236,23 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         let first = sender.next_slot_number();
         let out = match send(&mut sender) {
             Ok(out) => out,
-            Err(error) => {
-                if error == SendError::Full {
-                    add(&self.counters.full, 1);
-                }
-                return Err(error.into());
-            }
+            Err(error) => return Err(self.refused(error)),
         };
-        let mask = u64::from(sender.geometry().slots - 1);
-        for n in first..sender.next_slot_number() {
-            if let Some(place) = lane.requests.get(crate::bits::place(n & mask)) {
-                place.set(request);
-            }
-        }
+        // Behind the stores: nobody waits for this.
+        lane.note(first, sender.next_slot_number(), request);
         self.completed.put(request);
         self.others.set(true);
         add(&self.counters.sent_frames, 1);
         add(&self.counters.sent_bytes, bytes as u64);
         Ok((lane, out))
+    }
+
+    #[cold]
+    fn refused(&self, error: SendError) -> TransmitError {
+        if error == SendError::Full {
+            add(&self.counters.full, 1);
+        }
+        error.into()
     }
 
     #[inline]

@@ -26,16 +26,19 @@
 //! sender that publishes on a lane with wake-ups makes a full fence, then looks whether it is armed.
 
 mod address;
+mod body;
 mod claim;
 mod event;
 mod geometry;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod order;
+mod put;
 mod receiver;
 mod sender;
 mod shared;
 mod short;
+mod take;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -43,7 +46,8 @@ pub use address::Address;
 pub use claim::Claim;
 pub use event::{FilterId, Meta};
 pub use geometry::{BadGeometry, Geometry};
-pub use receiver::{Arrival, Body, Holding, PostError, Receiver};
+pub use body::{Arrival, Body};
+pub use receiver::{Holding, PostError, Receiver};
 pub use sender::{SendError, Sender};
 pub use shared::{MappedReceiver, MappedSender, SharedLane, SharedLaneError};
 
@@ -82,6 +86,9 @@ pub enum Nonsense {
     /// A frame in a slot that was not let go.
     #[error("slot {0} was written while its frame was being read")]
     NoCredit(u32),
+    /// A frame whose rest did not come before it, or a line of rests that makes no sense.
+    #[error("a frame and the line of rests before it do not fit together")]
+    Rests,
     /// Credit for slots that were not sent, or less credit than before.
     #[error("credit for {seen} slots, where {before} were returned and {sent} were sent")]
     Credit {
