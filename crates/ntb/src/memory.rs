@@ -3,7 +3,8 @@
 use crate::addresses::AddressSpace;
 use crate::{BarIndex, DeviceAddress, FunctionError};
 use shm::{
-    Access, LINE_WORDS, LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window, WindowError, WindowKind,
+    Access, LINE_WORDS, LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window, WindowError,
+    WindowKind,
 };
 use std::fmt;
 use std::io;

@@ -25,7 +25,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     ///
     /// # Errors
     /// [`TransmitError`] of the first lane that is over; the others have got the frame.
-    #[inline]
+    #[inline(always)]
     pub fn transmit_steered(
         &self,
         table: &Table<LaneId>,
@@ -55,12 +55,15 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     ) -> Result<Steered, TransmitError> {
         let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
         let mut failed = None;
-        steered.verdict = cache.steer_any(table, frame, &mut |lane, filter| {
-            match self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
-                Ok(()) => steered.sent += 1,
-                Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
-                Err(error) => failed = failed.or(Some(error)),
-            }
+        steered.verdict = cache.steer_any(table, frame, &mut |lane, filter| match self.transmit(
+            lane,
+            frame,
+            Meta { filter, stamp, hash: 0 },
+            request,
+        ) {
+            Ok(()) => steered.sent += 1,
+            Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
+            Err(error) => failed = failed.or(Some(error)),
         });
         failed.map_or(Ok(steered), Err)
     }

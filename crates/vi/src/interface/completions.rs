@@ -59,12 +59,13 @@ impl Completions {
     #[inline]
     pub(super) fn fetch(&self, requests: &mut [RequestId]) -> usize {
         let count = requests.len().min(self.len());
-        let first = self.fetched.get();
-        for (n, to) in (first..).zip(requests.iter_mut().take(count)) {
+        let mut n = self.fetched.get();
+        for to in requests.iter_mut().take(count) {
             *to = self.place(n).map_or(RequestId(0), Cell::get);
+            n = n.wrapping_add(1);
         }
-        self.fetched.set(first + count as u64);
-        self.told.set(self.told.get().max(self.fetched.get()));
+        self.fetched.set(n);
+        self.told.set(self.told.get().max(n));
         count
     }
 

@@ -7,7 +7,8 @@ use crate::lane::{Claim, LaneOver, Meta, SendError, Sender};
 use crate::packet::RequestId;
 use crate::statistics::add;
 use shm::{Memory, Window};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
+use std::ops::Range;
 
 /// A lane that an interface sends on.
 #[derive(Debug)]
@@ -20,13 +21,13 @@ pub(super) struct SendLane<O, M> {
 }
 
 impl<O, M> SendLane<O, M> {
-    /// Notes whose frame is in the slots from `first` to before `end`.
+    /// Notes whose frame is in these slots.
     #[inline(always)]
-    fn note(&self, first: u64, end: u64, request: RequestId) {
+    fn note(&self, slots: Range<u64>, request: RequestId) {
         // There are as many places as slots, a power of two.
         let mask = self.requests.len().wrapping_sub(1);
-        let mut n = first;
-        while n != end {
+        let mut n = slots.start;
+        while n != slots.end {
             if let Some(place) = self.requests.get(place(n) & mask) {
                 place.set(request);
             }
@@ -60,7 +61,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     ///
     /// # Errors
     /// [`TransmitError`], and nothing of this frame was sent.
-    #[inline]
+    #[inline(always)]
     pub fn transmit(
         &self,
         lane: LaneId,
@@ -68,10 +69,18 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         meta: Meta,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        let bytes = frame.len();
-        let (lane, wake) = self.with_sender(lane, bytes, request, |sender| sender.send(frame, meta))?;
-        self.wake(lane, wake);
-        Ok(())
+        // Written out, not by `with_sender`: what a closure borrows is in memory, and the frame would wait for it.
+        let (lane, mut sender) = self.sender(lane)?;
+        let first = sender.next_slot_number();
+        match sender.send(frame, meta) {
+            Ok(wake) => {
+                self.sent(lane, first..sender.next_slot_number(), frame.len(), request);
+                drop(sender);
+                self.wake(lane, wake);
+                Ok(())
+            }
+            Err(error) => Err(self.refused(error)),
+        }
     }
 
     /// Stages a frame that is gathered from `parts`: it is complete for the application (its memory is free), and goes
@@ -88,14 +97,14 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         request: RequestId,
     ) -> Result<(), TransmitError> {
         let bytes = parts.iter().map(|part| part.len()).sum();
-        self.with_sender(lane, bytes, request, |sender| sender.stage(parts, meta)).map(drop)
+        self.with_sender(lane, bytes, request, |sender| sender.stage(parts, meta))
     }
 
     /// Stages one frame: [`transmitv_init`](Self::transmitv_init) of one part.
     ///
     /// # Errors
     /// [`TransmitError`], and nothing of this frame was staged.
-    #[inline]
+    #[inline(always)]
     pub fn transmit_init(
         &self,
         lane: LaneId,
@@ -103,7 +112,15 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         meta: Meta,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        self.with_sender(lane, frame.len(), request, |sender| sender.stage_one(frame, meta)).map(drop)
+        let (lane, mut sender) = self.sender(lane)?;
+        let first = sender.next_slot_number();
+        match sender.stage_one(frame, meta) {
+            Ok(()) => {
+                self.sent(lane, first..sender.next_slot_number(), frame.len(), request);
+                Ok(())
+            }
+            Err(error) => Err(self.refused(error)),
+        }
     }
 
     /// Sends all that was staged on a lane.
@@ -204,7 +221,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
                 error
             })
         });
-        staged.map(drop).map_err(|error| (claim, error))
+        staged.map_err(|error| (claim, error))
     }
 
     /// Stages a frame that lies in shared memory.
@@ -217,34 +234,41 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         meta: Meta,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        self.with_sender(lane, len, request, |sender| sender.stage_from(memory, at, len, meta)).map(drop)
+        self.with_sender(lane, len, request, |sender| sender.stage_from(memory, at, len, meta))
     }
 
-    #[inline(always)]
-    fn with_sender<T>(
+    fn with_sender(
         &self,
         lane: LaneId,
         bytes: usize,
         request: RequestId,
-        send: impl FnOnce(&mut Sender<O, M>) -> Result<T, SendError>,
-    ) -> Result<(&SendLane<O, M>, T), TransmitError> {
+        stage: impl FnOnce(&mut Sender<O, M>) -> Result<(), SendError>,
+    ) -> Result<(), TransmitError> {
+        let (lane, mut sender) = self.sender(lane)?;
+        let first = sender.next_slot_number();
+        stage(&mut sender).map_err(|error| self.refused(error))?;
+        self.sent(lane, first..sender.next_slot_number(), bytes, request);
+        Ok(())
+    }
+
+    /// The sender of a lane, if there is room for one more completion.
+    #[inline(always)]
+    fn sender(&self, lane: LaneId) -> Result<(&SendLane<O, M>, RefMut<'_, Sender<O, M>>), TransmitError> {
         let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
         if self.completed.is_full() {
             return Err(TransmitError::CompletionsWait);
         }
-        let mut sender = lane.sender.borrow_mut();
-        let first = sender.next_slot_number();
-        let out = match send(&mut sender) {
-            Ok(out) => out,
-            Err(error) => return Err(self.refused(error)),
-        };
-        // Behind the stores: nobody waits for this.
-        lane.note(first, sender.next_slot_number(), request);
+        Ok((lane, lane.sender.borrow_mut()))
+    }
+
+    /// Notes a frame that has these slots. It comes behind the stores: nobody waits for this.
+    #[inline(always)]
+    fn sent(&self, lane: &SendLane<O, M>, slots: Range<u64>, bytes: usize, request: RequestId) {
+        lane.note(slots, request);
         self.completed.put(request);
         self.others.set(true);
         add(&self.counters.sent_frames, 1);
         add(&self.counters.sent_bytes, bytes as u64);
-        Ok((lane, out))
     }
 
     #[cold]

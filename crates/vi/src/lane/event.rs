@@ -22,8 +22,8 @@
 //! how long the rest is, and in a line of rests how many there are.
 
 use super::{Address, Geometry, Nonsense};
-use shm::LINE_WORDS;
 use crate::bits::{low8, low16, low32};
+use shm::LINE_WORDS;
 
 /// Bytes of a slot: one cache line.
 pub(crate) const LINE_BYTES: usize = 64;
@@ -41,7 +41,7 @@ pub(crate) const EARLY_BYTES: usize = 40;
 pub(crate) const INLINE: u8 = 1;
 const BUFFER: u8 = 2;
 const EARLY: u8 = 3;
-const TWO_LINES: u8 = 4;
+pub(crate) const TWO_LINES: u8 = 4;
 pub(crate) const SHARES: u8 = 5;
 const RESTS: u8 = 6;
 
@@ -155,14 +155,16 @@ pub(crate) fn rests_word(count: usize) -> u64 {
     tag(RESTS, count, FilterId::NONE)
 }
 
-/// The beginning of a frame as words, padded with zeros.
+/// The beginning of a frame as words, where it is whole.
 #[inline(always)]
+pub(crate) fn words(body: &[u8; BODY_BYTES]) -> [u64; LINE_WORDS] {
+    let mut words = [0; LINE_WORDS];
+    words.iter_mut().zip(body.as_chunks().0).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
+    words
+}
+
+/// The beginning of a frame as words, padded with zeros.
 pub(crate) fn body_words(frame: &[u8]) -> [u64; LINE_WORDS] {
-    if let Some(whole) = frame.first_chunk::<BODY_BYTES>() {
-        let mut words = [0; LINE_WORDS];
-        words.iter_mut().zip(whole.as_chunks().0).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
-        return words;
-    }
     let (whole, part) = frame.as_chunks();
     let mut words = [0; LINE_WORDS];
     let last = part.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
@@ -266,7 +268,9 @@ impl Line {
         let tag = self.last >> 32;
         let low = low32(self.last);
         match low8(tag >> 21 & 7) {
-            INLINE | TWO_LINES | SHARES => short_said(self.last, geometry).map(|(len, _)| Said::Short { len }),
+            INLINE | TWO_LINES | SHARES => {
+                short_said(self.last, geometry).map(|(len, _)| Said::Short { len })
+            }
             BUFFER => {
                 let (index, len) = (self.index(geometry)?, low & LENGTH);
                 if len > geometry.buffer_bytes {

@@ -43,13 +43,14 @@ mod take;
 mod tests;
 
 pub use address::Address;
+pub use body::{Arrival, Body};
 pub use claim::Claim;
 pub use event::{FilterId, Meta};
 pub use geometry::{BadGeometry, Geometry};
-pub use body::{Arrival, Body};
 pub use receiver::{Holding, PostError, Receiver};
 pub use sender::{SendError, Sender};
 pub use shared::{MappedReceiver, MappedSender, SharedLane, SharedLaneError};
+pub(crate) use take::Taken;
 
 use shm::WindowError;
 

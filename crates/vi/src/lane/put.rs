@@ -6,13 +6,17 @@
 //! of rests (see [`event`](super::event)), which is whole when it is published.
 
 use super::event::{
-    BODY_BYTES, LINE_FRAME, Line, MOST_RESTS, STAMP, TAIL_BYTES, body_words, one_line_word, rests_word, shares_word,
-    short_words,
+    BODY_BYTES, LINE_FRAME, Line, MOST_RESTS, STAMP, TAIL_BYTES, body_words, one_line_word, rests_word,
+    shares_word, short_words, words,
 };
 use super::order::{Site, release};
+use super::sender::BATCH;
 use super::short::{self, word};
-use super::{Geometry, LaneError, Meta, SendError, Sender};
+use super::{FilterId, Geometry, LaneError, Meta, SendError, Sender};
 use shm::{LINE_WORDS, Memory, StoreOrder, Window, WindowError};
+
+/// The bytes that a frame's first line has before its last word, where it has no time.
+type Body = [u8; BODY_BYTES];
 
 /// The longest frame whose rest is in one last word.
 const LITTLE_MORE: usize = LINE_FRAME + TAIL_BYTES;
@@ -62,15 +66,19 @@ impl<O: Window, M: Memory> Sender<O, M> {
     #[inline(always)]
     pub fn send(&mut self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
         // The usual case has no frames before it, room enough, no time to carry.
-        if frame.len() <= LINE_FRAME && self.next < self.until && self.next == self.published {
-            self.put_line(frame, meta)?;
-            self.published = self.next;
-            return Ok(self.armed()?);
-        }
-        if frame.len() > LINE_FRAME && frame.len() <= LITTLE_MORE && self.has_pair() && self.next == self.published {
-            self.put_pair(frame, meta)?;
-            self.published = self.next;
-            return Ok(self.armed()?);
+        if self.next == self.published
+            && let Some(body) = frame.first_chunk()
+        {
+            if frame.len() <= LINE_FRAME && self.next < self.until {
+                self.put_line(body, frame, meta.filter)?;
+                self.published = self.next;
+                return Ok(self.armed()?);
+            }
+            if frame.len() > LINE_FRAME && frame.len() <= LITTLE_MORE && self.has_pair() {
+                self.put_pair(body, frame, meta.filter)?;
+                self.published = self.next;
+                return Ok(self.armed()?);
+            }
         }
         self.send_other(frame, meta)
     }
@@ -94,40 +102,50 @@ impl<O: Window, M: Memory> Sender<O, M> {
     #[inline(always)]
     pub fn stage_one(&mut self, frame: &[u8], meta: Meta) -> Result<(), SendError> {
         // The usual case follows another frame that is staged.
-        if self.next != self.published && self.next < self.until {
-            if frame.len() <= LINE_FRAME && self.staged < super::sender::BATCH {
-                self.put_line(frame, meta)?;
+        if self.next != self.published
+            && self.next < self.until
+            && let Some(body) = frame.first_chunk()
+        {
+            if frame.len() <= LINE_FRAME && self.staged < BATCH {
+                self.put_line(body, frame, meta.filter)?;
                 self.staged += 1;
                 return Ok(());
             }
             if frame.len() > LINE_FRAME && frame.len() <= LITTLE_MORE && self.held.takes_rests() {
-                self.put_sharing(frame, meta)?;
+                self.put_sharing(body, frame, meta.filter)?;
                 self.staged += 1;
                 return Ok(());
             }
         }
+        self.stage_other(frame, meta)
+    }
+
+    #[inline(never)]
+    fn stage_other(&mut self, frame: &[u8], meta: Meta) -> Result<(), SendError> {
         self.stage(&[frame], meta)
     }
 
     #[inline(never)]
     pub(super) fn stage_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), SendError> {
-        let little_more = frame.len() > LINE_FRAME && frame.len() <= LITTLE_MORE && self.until > 0;
-        if little_more && self.held.rests == MOST_RESTS {
+        let little_more = frame
+            .first_chunk()
+            .filter(|_| frame.len() > LINE_FRAME && frame.len() <= LITTLE_MORE && self.until > 0);
+        if little_more.is_some() && self.held.rests == MOST_RESTS {
             // The next line of rests is the first of those that are pushed then.
             self.publish_staged()?;
         }
         self.need_slots(self.short_slots(frame.len()))?;
         self.make_room()?;
         if self.next == self.published {
-            if little_more {
+            if let Some(body) = little_more {
                 self.held = Held::line([0; LINE_WORDS], self.lap);
                 self.next_slot();
-                self.put_sharing(frame, meta)?;
+                self.put_sharing(body, frame, meta.filter)?;
             } else {
                 self.hold_short(frame, meta)?;
             }
-        } else if little_more && self.held.takes_rests() {
-            self.put_sharing(frame, meta)?;
+        } else if let Some(body) = little_more.filter(|_| self.held.takes_rests()) {
+            self.put_sharing(body, frame, meta.filter)?;
         } else {
             self.put_short(frame, meta)?;
         }
@@ -179,37 +197,37 @@ impl<O: Window, M: Memory> Sender<O, M> {
     #[inline(always)]
     fn has_pair(&self) -> bool {
         let second = self.next.wrapping_add(1);
-        second < self.until && second & u64::from(self.geometry.slots - 1) != 0
+        second < self.until && !self.geometry.is_first(second)
     }
 
     /// Writes a frame that fits one line without a time into the next slot.
     #[inline(always)]
-    fn put_line(&mut self, frame: &[u8], meta: Meta) -> Result<(), LaneError> {
+    fn put_line(&mut self, body: &Body, frame: &[u8], filter: FilterId) -> Result<(), LaneError> {
         let tail = frame.get(BODY_BYTES..).map_or(0, word);
-        self.put_words(&body_words(frame), one_line_word(frame.len(), tail, meta.filter))
+        self.put_words(&words(body), one_line_word(frame.len(), tail, filter))
     }
 
     /// Writes a frame that is a little longer than a line into the next two slots. The whole of its rest is in the last word of
     /// the second one, which the last word of the first one orders.
     #[inline(always)]
-    fn put_pair(&mut self, frame: &[u8], meta: Meta) -> Result<(), LaneError> {
-        let ([tail, rest], body) = (tails(frame), body_words(frame));
+    fn put_pair(&mut self, body: &Body, frame: &[u8], filter: FilterId) -> Result<(), LaneError> {
+        let [tail, rest] = tails(frame);
         let at = self.geometry.slot_at(self.next.wrapping_add(1)) + BODY_BYTES;
         let second = u64::from(rest) | self.lap;
         let stored = self.outbound.store_u64(at, second, StoreOrder::Relaxed);
         stored.map_err(|error| self.fail(error.into()))?;
-        let (first, _) = short_words(frame.len(), [tail, rest], meta.filter, false);
-        self.put_words(&body, first)?;
+        let (first, _) = short_words(frame.len(), [tail, rest], filter, false);
+        self.put_words(&words(body), first)?;
         self.next_slot();
         Ok(())
     }
 
     /// Writes a frame that is a little longer than a line into the next slot, and its rest into the line of rests that is held.
     #[inline(always)]
-    fn put_sharing(&mut self, frame: &[u8], meta: Meta) -> Result<(), LaneError> {
+    fn put_sharing(&mut self, body: &Body, frame: &[u8], filter: FilterId) -> Result<(), LaneError> {
         let [tail, rest] = tails(frame);
         self.held.add_rest(rest);
-        self.put_words(&body_words(frame), shares_word(frame.len() - LINE_FRAME, tail, meta.filter))
+        self.put_words(&words(body), shares_word(frame.len() - LINE_FRAME, tail, filter))
     }
 
     /// Writes the next slot: its last word, which is given its lap, last.
@@ -271,7 +289,8 @@ impl<O: Window, M: Memory> Sender<O, M> {
         let last = last | lap(n, &self.geometry);
         let second = short::second(frame, self.geometry.stamps);
         let stored = self.outbound.write(at, second);
-        let stored = stored.and_then(|()| self.outbound.store_u64(at + BODY_BYTES, last, StoreOrder::Relaxed));
+        let stored =
+            stored.and_then(|()| self.outbound.store_u64(at + BODY_BYTES, last, StoreOrder::Relaxed));
         stored.map_err(|error| self.fail(error.into()))
     }
 
@@ -279,10 +298,14 @@ impl<O: Window, M: Memory> Sender<O, M> {
     pub(super) fn warm_slots(&mut self, frame: &[u8]) -> Result<(), LaneError> {
         let stamps = self.geometry.stamps;
         let (first, second) = (short::first(frame, stamps), short::second(frame, stamps));
-        let stored = self.outbound.write(self.geometry.slot_at(self.next), first).and_then(|()| -> Result<(), WindowError> {
-            if second.is_empty() { return Ok(()) }
-            self.outbound.write(self.geometry.slot_at(self.next + 1), second)
-        });
+        let stored = self.outbound.write(self.geometry.slot_at(self.next), first).and_then(
+            |()| -> Result<(), WindowError> {
+                if second.is_empty() {
+                    return Ok(());
+                }
+                self.outbound.write(self.geometry.slot_at(self.next + 1), second)
+            },
+        );
         stored.map_err(|error| self.fail(error.into()))
     }
 
@@ -290,7 +313,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
     #[inline(always)]
     pub(super) fn next_slot(&mut self) {
         self.next = self.next.wrapping_add(1);
-        if self.next & u64::from(self.geometry.slots - 1) == 0 {
+        if self.geometry.is_first(self.next) {
             self.lap = lap(self.next, &self.geometry);
         }
     }

@@ -254,11 +254,17 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         Ok(())
     }
 
+    /// Whether the sender knows of everything that was let go.
+    #[inline(always)]
+    pub(super) fn owes_nothing(&self) -> bool {
+        (self.let_go.get() ^ self.credited.get()) | (self.queued.get() ^ self.posted.get()) == 0
+    }
+
     /// Tells the sender what was let go since it was told last, and gives it the buffers that were.
     ///
     /// # Errors
     /// The lane is over.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn idle(&self) -> Result<(), LaneOver> {
         if self.let_go.get() != self.credited.get() {
             self.credit()?;

@@ -403,11 +403,12 @@ impl<O: Window, M: Memory> Sender<O, M> {
     }
 
     /// Whether the receiver went to sleep and was not woken since.
-    #[inline]
+    #[inline(always)]
     pub(super) fn armed(&mut self) -> Result<bool, LaneError> {
-        if !self.geometry.wakes {
-            return Ok(false);
-        }
+        if self.geometry.wakes { self.look_armed() } else { Ok(false) }
+    }
+
+    fn look_armed(&mut self) -> Result<bool, LaneError> {
         fence(Site::LookArmed);
         let armed = self.inbound.load_u64(Geometry::ARMED, LoadOrder::Relaxed);
         let armed = armed.map_err(|error| self.fail(error.into()))?;

@@ -76,7 +76,7 @@ pub(crate) fn load(
         && lies.len <= LINE_FRAME + TAIL_BYTES
     {
         let words = memory.read_line(geometry.slot_at(lies.n))?;
-        whole.as_chunks_mut().0.iter_mut().zip(words).for_each(|(to, word)| *to = word.to_le_bytes());
+        whole.as_chunks_mut().0.iter_mut().zip(&words).for_each(|(to, word)| *to = word.to_le_bytes());
         // One store: bytes that are stored one by one cannot be loaded again as a word at once.
         if let Ok(tail) = <&mut [u8; 4]>::try_from(&mut *rest) {
             *tail = low32(lies.tails).to_le_bytes();

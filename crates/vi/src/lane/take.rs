@@ -2,7 +2,8 @@
 
 use super::body::{Arrival, Body};
 use super::event::{
-    BODY_BYTES, EARLY_BYTES, INLINE, LINE_FRAME, Line, MOST_RESTS, SHARES, STAMP, Said, TAIL_BYTES, short_said,
+    BODY_BYTES, EARLY_BYTES, INLINE, LINE_FRAME, Line, MOST_RESTS, SHARES, STAMP, Said, TAIL_BYTES,
+    TWO_LINES, short_said,
 };
 use super::order::{Site, acquire};
 use super::receiver::Holding;
@@ -39,6 +40,17 @@ impl Lap {
             self.usual.set(Line::of_lap(self.comes.get()));
         }
     }
+}
+
+/// What a look at the next slot has found.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// A usual frame.
+    Usual(Arrival),
+    /// Nothing, and there is nothing to tell the sender.
+    Nothing,
+    /// Something else: [`Receiver::take_other`] says what.
+    Other,
 }
 
 /// Rests of frames that are still to come, in private memory.
@@ -87,26 +99,57 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     ///
     /// # Errors
     /// The lane is over.
-    #[inline(always)]
+    #[inline]
     pub fn take(&self) -> Result<Option<Arrival>, LaneOver> {
-        self.alive()?;
+        match self.take_usual() {
+            Taken::Usual(arrival) => Ok(Some(arrival)),
+            Taken::Nothing => Ok(None),
+            Taken::Other => self.take_other(),
+        }
+    }
+
+    /// Takes the next frame if it is a usual one: all of it is in its line, or all but a rest that came before. Whoever asks
+    /// this first, and [`take_other`](Self::take_other) by another way, has the usual frame in registers.
+    #[inline(always)]
+    pub(crate) fn take_usual(&self) -> Taken {
+        if self.alive().is_err() {
+            return Taken::Other;
+        }
         let n = self.taken.get();
-        let last = self.last_word(n, acquire(Site::SeeEvent))?;
+        let Ok(last) = self.last_word(n, acquire(Site::SeeEvent)) else { return Taken::Other };
         let kind = Line::begins(last) ^ self.lap.usual.get();
         let bytes = Line::short_len(last);
         let free = n.wrapping_sub(self.let_go.get()) < u64::from(self.geometry.slots);
         if kind == u64::from(INLINE) && bytes <= LINE_FRAME as u32 && free {
-            return Ok(Some(self.take_line(n, bytes, last, 0)));
+            return Taken::Usual(self.take_line(n, bytes, last, 0));
         }
         if kind == u64::from(SHARES) && bytes <= TAIL_BYTES as u32 && free && self.rests.left() {
             let rest = u64::from(self.rests.take()) << 32;
-            return Ok(Some(self.take_line(n, LINE_FRAME as u32 + bytes, last, rest)));
+            return Taken::Usual(self.take_line(n, LINE_FRAME as u32 + bytes, last, rest));
         }
-        if Line::lap(last) == self.lap.before.get() {
-            self.idle()?;
-            return Ok(None);
+        if Line::lap(last) == self.lap.before.get() && self.owes_nothing() {
+            return Taken::Nothing;
         }
-        self.take_other()
+        if kind == u64::from(TWO_LINES) && bytes <= LINE_FRAME as u32 {
+            return self.take_pair(n, bytes, last);
+        }
+        Taken::Other
+    }
+
+    /// Takes the next two slots, if both are of this lap and free.
+    #[inline(always)]
+    fn take_pair(&self, n: u64, bytes: u32, last: u64) -> Taken {
+        let next = n.wrapping_add(1);
+        let free = next.wrapping_sub(self.let_go.get()) < u64::from(self.geometry.slots);
+        // Stored before the word that was seen with acquire.
+        let Ok(second) = self.last_word(next, LoadOrder::Relaxed) else { return Taken::Other };
+        if Line::lap(second) != self.lap.comes.get() || self.geometry.is_first(next) || !free {
+            return Taken::Other;
+        }
+        self.take_slot(next);
+        let tails = u64::from(low32(last)) | u64::from(low32(second)) << 32;
+        let body = Body::in_two_lines(n, LINE_FRAME as u32 + bytes, tails);
+        Taken::Usual(Arrival { meta: Meta { filter: Line::filter(last), ..Meta::default() }, body })
     }
 
     /// Takes the next slot, which holds all of a frame but perhaps its rest.
@@ -122,14 +165,18 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     fn take_slot(&self, n: u64) {
         let next = n.wrapping_add(1);
         self.taken.set(next);
-        if next & u64::from(self.geometry.slots - 1) == 0 {
+        if self.geometry.is_first(next) {
             self.lap.turn(&self.geometry, next);
         }
     }
 
     /// Takes the next frame, whatever it is that came.
+    ///
+    /// # Errors
+    /// The lane is over.
     #[inline(never)]
-    fn take_other(&self) -> Result<Option<Arrival>, LaneOver> {
+    pub(crate) fn take_other(&self) -> Result<Option<Arrival>, LaneOver> {
+        self.alive()?;
         // Lines that are no frame are passed over, but no more of them than there are slots: a sender that keeps no
         // credit could send them without end.
         for _ in 0..self.geometry.slots {

@@ -324,7 +324,8 @@ fn frames_that_share_a_line_for_their_rests() {
             2 if round % 7 == 0 && n < 3 => 125,
             odd => 61 + odd % 4,
         });
-        let frames: Vec<Vec<u8>> = lens.map(|len| (0..len).map(|at| (at * 3 + len + round) as u8).collect()).collect();
+        let frames: Vec<Vec<u8>> =
+            lens.map(|len| (0..len).map(|at| (at * 3 + len + round) as u8).collect()).collect();
         for frame in &frames {
             lane.sender.stage_one(frame, Meta::default()).unwrap();
         }
