@@ -36,6 +36,9 @@ impl<O, M> SendLane<O, M> {
     }
 }
 
+/// A lane, and its sender for as long as it sends.
+type Sending<'a, O, M> = (&'a SendLane<O, M>, RefMut<'a, Sender<O, M>>);
+
 /// Why a frame was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TransmitError {
@@ -253,7 +256,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
 
     /// The sender of a lane, if there is room for one more completion.
     #[inline(always)]
-    fn sender(&self, lane: LaneId) -> Result<(&SendLane<O, M>, RefMut<'_, Sender<O, M>>), TransmitError> {
+    fn sender(&self, lane: LaneId) -> Result<Sending<'_, O, M>, TransmitError> {
         let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
         if self.completed.is_full() {
             return Err(TransmitError::CompletionsWait);

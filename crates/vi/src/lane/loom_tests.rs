@@ -98,7 +98,7 @@ fn frames_a_little_longer() {
     });
 }
 
-/// Two frames whose rests share a line; a third one needs the slots of both.
+/// Two frames whose rests share a line; a third one needs that line's slot.
 fn frames_that_share_a_line() {
     loom::model(|| {
         let (mut sender, receiver) = lane(4, 0, false);
@@ -107,10 +107,10 @@ fn frames_that_share_a_line() {
                 sender.stage_one(&[n; 64], Meta::default()).unwrap();
             }
             sender.push().unwrap();
-            send(&mut sender, &[3; 64]);
+            send(&mut sender, &[3; 66]);
         });
-        for n in 1..=3_u8 {
-            receive(&receiver, n, 64);
+        for (n, len) in [(1, 64), (2, 64), (3, 66)] {
+            receive(&receiver, n, len);
         }
         thread.join().unwrap();
     });

@@ -12,6 +12,10 @@ use crate::bits::{low32, place};
 use shm::{LoadOrder, Memory, Window};
 use std::cell::Cell;
 
+/// [`LINE_FRAME`] and [`TAIL_BYTES`] as lengths on the wire are.
+const LINE_MOST: u32 = low32(LINE_FRAME as u64);
+const TAIL_MOST: u32 = low32(TAIL_BYTES as u64);
+
 /// The lap of the next slot.
 #[derive(Debug)]
 pub(super) struct Lap {
@@ -120,17 +124,17 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         let kind = Line::begins(last) ^ self.lap.usual.get();
         let bytes = Line::short_len(last);
         let free = n.wrapping_sub(self.let_go.get()) < u64::from(self.geometry.slots);
-        if kind == u64::from(INLINE) && bytes <= LINE_FRAME as u32 && free {
+        if kind == u64::from(INLINE) && bytes <= LINE_MOST && free {
             return Taken::Usual(self.take_line(n, bytes, last, 0));
         }
-        if kind == u64::from(SHARES) && bytes <= TAIL_BYTES as u32 && free && self.rests.left() {
+        if kind == u64::from(SHARES) && bytes <= TAIL_MOST && free && self.rests.left() {
             let rest = u64::from(self.rests.take()) << 32;
-            return Taken::Usual(self.take_line(n, LINE_FRAME as u32 + bytes, last, rest));
+            return Taken::Usual(self.take_line(n, LINE_MOST + bytes, last, rest));
         }
         if Line::lap(last) == self.lap.before.get() && self.owes_nothing() {
             return Taken::Nothing;
         }
-        if kind == u64::from(TWO_LINES) && bytes <= LINE_FRAME as u32 {
+        if kind == u64::from(TWO_LINES) && bytes <= LINE_MOST {
             return self.take_pair(n, bytes, last);
         }
         Taken::Other
@@ -148,7 +152,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         }
         self.take_slot(next);
         let tails = u64::from(low32(last)) | u64::from(low32(second)) << 32;
-        let body = Body::in_two_lines(n, LINE_FRAME as u32 + bytes, tails);
+        let body = Body::in_two_lines(n, LINE_MOST + bytes, tails);
         Taken::Usual(Arrival { meta: Meta { filter: Line::filter(last), ..Meta::default() }, body })
     }
 
