@@ -147,6 +147,16 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         Ok(lane.sender.borrow_mut().warm(frame)?)
     }
 
+    /// Says that a frame of about `bytes` bytes goes out on a lane soon, so that its cache lines are fetched while the program
+    /// still looks at what it answers: call it when a packet has come, before looking at it. Called earlier it does harm, since
+    /// the receiver polls that line; called for nothing it costs a line's way there and back.
+    #[inline(always)]
+    pub fn transmit_soon(&self, lane: LaneId, bytes: usize) {
+        if let Some(Ok(sender)) = self.send.get(place(lane.0.into())).map(|lane| lane.sender.try_borrow()) {
+            sender.will_send(bytes);
+        }
+    }
+
     /// Slots of a lane that are free, and posted buffers in hand.
     ///
     /// # Errors

@@ -95,6 +95,15 @@ impl<O: Window, M: Memory> Sender<O, M> {
         Ok(self.push()?)
     }
 
+    /// Says that a frame of so many bytes follows soon: the processor fetches the lines of its event meanwhile.
+    #[inline(always)]
+    pub fn will_send(&self, bytes: usize) {
+        self.outbound.will_store(self.geometry.slot_at(self.next));
+        if bytes > LINE_FRAME {
+            self.outbound.will_store(self.geometry.slot_at(self.next.wrapping_add(1)));
+        }
+    }
+
     /// Stages one frame, as [`stage`](Self::stage) does.
     ///
     /// # Errors
