@@ -237,7 +237,7 @@ macro_rules! memory_of {
                 $inner?.store_u64(at, value, order)
             }
 
-            #[inline]
+            #[inline(always)]
             fn store_line(
                 &self,
                 at: usize,
@@ -281,7 +281,7 @@ macro_rules! memory_of {
                 $inner?.read_by(routine, at, out)
             }
 
-            #[inline]
+            #[inline(always)]
             fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
                 let $me = self;
                 $inner?.read_line(at)
@@ -293,7 +293,7 @@ macro_rules! memory_of {
                 $inner?.load_u32(at, order)
             }
 
-            #[inline]
+            #[inline(always)]
             fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
                 let $me = self;
                 $inner?.load_u64(at, order)

@@ -127,6 +127,12 @@ impl Outbound {
         }
     }
 
+    #[cold]
+    fn line(&self, at: usize, body: [u64; LINE_WORDS], last: u64) -> Result<(), WindowError> {
+        self.write(at, body.map(u64::to_le_bytes).as_flattened())?;
+        self.word(at.saturating_add(8 * LINE_WORDS), last.to_le_bytes())
+    }
+
     fn word<const N: usize>(&self, at: usize, word: [u8; N]) -> Result<(), WindowError> {
         if !at.is_multiple_of(N) {
             return Err(WindowError::Misaligned);
@@ -193,7 +199,8 @@ impl Window for Outbound {
         }
     }
 
-    #[inline]
+    /// Inlined where it is asked for, so that the words stay in registers.
+    #[inline(always)]
     fn store_line(
         &self,
         at: usize,
@@ -203,10 +210,7 @@ impl Window for Outbound {
     ) -> Result<(), WindowError> {
         match &self.way {
             Way::Mapped(memory) if self.is_current() => memory.store_line(at, body, last, order),
-            _ => {
-                self.write(at, body.map(u64::to_le_bytes).as_flattened())?;
-                self.word(at.saturating_add(8 * LINE_WORDS), last.to_le_bytes())
-            }
+            _ => self.line(at, *body, last),
         }
     }
 

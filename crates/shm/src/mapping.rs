@@ -266,7 +266,7 @@ impl Window for Mapping {
         self.writable()?.store_u64(at, value, order)
     }
 
-    #[inline]
+    #[inline(always)]
     fn store_line(
         &self,
         at: usize,
@@ -310,7 +310,7 @@ impl Memory for Mapping {
         self.range.read(self.fit(routine), at, out)
     }
 
-    #[inline]
+    #[inline(always)]
     fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
         self.range.read_line(at)
     }
@@ -320,7 +320,7 @@ impl Memory for Mapping {
         self.range.load_u32(at, order)
     }
 
-    #[inline]
+    #[inline(always)]
     fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
         self.range.load_u64(at, order)
     }

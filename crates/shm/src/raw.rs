@@ -58,7 +58,7 @@ impl Raw {
         Ok(u32::from_le(word.load(order.into())))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
         let word = self.word::<u64>(at)?;
         // SAFETY: valid and aligned (checked by `word`); the reference lives for this one load.
@@ -84,7 +84,7 @@ impl Raw {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn store_line(
         &self,
         at: usize,
@@ -108,7 +108,7 @@ impl Raw {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
         let line = self.word::<[u64; LINE_WORDS]>(at)?.cast::<u64>();
         let mut body = [0; LINE_WORDS];

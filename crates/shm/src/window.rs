@@ -259,7 +259,7 @@ macro_rules! through {
                 (**self).store_u64(at, value, order)
             }
 
-            #[inline]
+            #[inline(always)]
             fn store_line(
                 &self,
                 at: usize,
@@ -297,7 +297,7 @@ macro_rules! through {
                 (**self).read_by(routine, at, out)
             }
 
-            #[inline]
+            #[inline(always)]
             fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
                 (**self).read_line(at)
             }

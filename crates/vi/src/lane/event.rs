@@ -167,9 +167,10 @@ pub(crate) fn words(body: &[u8; BODY_BYTES]) -> [u64; LINE_WORDS] {
 pub(crate) fn body_words(frame: &[u8]) -> [u64; LINE_WORDS] {
     let (whole, part) = frame.as_chunks();
     let mut words = [0; LINE_WORDS];
-    let last = part.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
-    let all = whole.iter().map(|&bytes| u64::from_le_bytes(bytes)).chain([last]);
-    words.iter_mut().zip(all).for_each(|(word, from)| *word = from);
+    words.iter_mut().zip(whole).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
+    if let Some(last) = words.get_mut(whole.len()) {
+        *last = part.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    }
     words
 }
 

@@ -15,9 +15,6 @@ use super::short::{self, word};
 use super::{FilterId, Geometry, LaneError, Meta, SendError, Sender};
 use shm::{LINE_WORDS, Memory, StoreOrder, Window, WindowError};
 
-/// The bytes that a frame's first line has before its last word, where it has no time.
-type Body = [u8; BODY_BYTES];
-
 /// The longest frame whose rest is in one last word.
 const LITTLE_MORE: usize = LINE_FRAME + TAIL_BYTES;
 
@@ -66,21 +63,28 @@ impl<O: Window, M: Memory> Sender<O, M> {
     #[inline(always)]
     pub fn send(&mut self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
         // The usual case has no frames before it, room enough, no time to carry.
-        if self.next == self.published
-            && let Some(body) = frame.first_chunk()
-        {
-            if frame.len() <= LINE_FRAME && self.next < self.until {
-                self.put_line(body, frame, meta.filter)?;
+        if self.next == self.published && self.next < self.until && frame.len() <= LITTLE_MORE {
+            let Some(body) = frame.first_chunk() else { return self.send_little(frame, meta) };
+            if frame.len() <= LINE_FRAME {
+                self.put_line(words(body), frame, meta.filter)?;
                 self.published = self.next;
                 return Ok(self.armed()?);
             }
-            if frame.len() > LINE_FRAME && frame.len() <= LITTLE_MORE && self.has_pair() {
-                self.put_pair(body, frame, meta.filter)?;
+            if self.has_pair() {
+                self.put_pair(words(body), frame, meta.filter)?;
                 self.published = self.next;
                 return Ok(self.armed()?);
             }
         }
         self.send_other(frame, meta)
+    }
+
+    /// Sends a usual frame that does not fill a line.
+    #[inline(never)]
+    fn send_little(&mut self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
+        self.put_line(body_words(frame), frame, meta.filter)?;
+        self.published = self.next;
+        Ok(self.armed()?)
     }
 
     #[inline(never)]
@@ -116,12 +120,12 @@ impl<O: Window, M: Memory> Sender<O, M> {
             && let Some(body) = frame.first_chunk()
         {
             if frame.len() <= LINE_FRAME && self.staged < BATCH {
-                self.put_line(body, frame, meta.filter)?;
+                self.put_line(words(body), frame, meta.filter)?;
                 self.staged += 1;
                 return Ok(());
             }
             if frame.len() > LINE_FRAME && frame.len() <= LITTLE_MORE && self.held.takes_rests() {
-                self.put_sharing(body, frame, meta.filter)?;
+                self.put_sharing(words(body), frame, meta.filter)?;
                 self.staged += 1;
                 return Ok(());
             }
@@ -149,12 +153,12 @@ impl<O: Window, M: Memory> Sender<O, M> {
             if let Some(body) = little_more {
                 self.held = Held::line([0; LINE_WORDS], self.lap);
                 self.next_slot();
-                self.put_sharing(body, frame, meta.filter)?;
+                self.put_sharing(words(body), frame, meta.filter)?;
             } else {
                 self.hold_short(frame, meta)?;
             }
         } else if let Some(body) = little_more.filter(|_| self.held.takes_rests()) {
-            self.put_sharing(body, frame, meta.filter)?;
+            self.put_sharing(words(body), frame, meta.filter)?;
         } else {
             self.put_short(frame, meta)?;
         }
@@ -211,32 +215,37 @@ impl<O: Window, M: Memory> Sender<O, M> {
 
     /// Writes a frame that fits one line without a time into the next slot.
     #[inline(always)]
-    fn put_line(&mut self, body: &Body, frame: &[u8], filter: FilterId) -> Result<(), LaneError> {
+    fn put_line(&mut self, body: [u64; LINE_WORDS], frame: &[u8], filter: FilterId) -> Result<(), LaneError> {
         let tail = frame.get(BODY_BYTES..).map_or(0, word);
-        self.put_words(&words(body), one_line_word(frame.len(), tail, filter))
+        self.put_words(&body, one_line_word(frame.len(), tail, filter))
     }
 
     /// Writes a frame that is a little longer than a line into the next two slots. The whole of its rest is in the last word of
     /// the second one, which the last word of the first one orders.
     #[inline(always)]
-    fn put_pair(&mut self, body: &Body, frame: &[u8], filter: FilterId) -> Result<(), LaneError> {
+    fn put_pair(&mut self, body: [u64; LINE_WORDS], frame: &[u8], filter: FilterId) -> Result<(), LaneError> {
         let [tail, rest] = tails(frame);
         let at = self.geometry.slot_at(self.next.wrapping_add(1)) + BODY_BYTES;
         let second = u64::from(rest) | self.lap;
         let stored = self.outbound.store_u64(at, second, StoreOrder::Relaxed);
         stored.map_err(|error| self.fail(error.into()))?;
         let (first, _) = short_words(frame.len(), [tail, rest], filter, false);
-        self.put_words(&words(body), first)?;
+        self.put_words(&body, first)?;
         self.next_slot();
         Ok(())
     }
 
     /// Writes a frame that is a little longer than a line into the next slot, and its rest into the line of rests that is held.
     #[inline(always)]
-    fn put_sharing(&mut self, body: &Body, frame: &[u8], filter: FilterId) -> Result<(), LaneError> {
+    fn put_sharing(
+        &mut self,
+        body: [u64; LINE_WORDS],
+        frame: &[u8],
+        filter: FilterId,
+    ) -> Result<(), LaneError> {
         let [tail, rest] = tails(frame);
         self.held.add_rest(rest);
-        self.put_words(&words(body), shares_word(frame.len() - LINE_FRAME, tail, filter))
+        self.put_words(&body, shares_word(frame.len() - LINE_FRAME, tail, filter))
     }
 
     /// Writes the next slot: its last word, which is given its lap, last.
