@@ -2,7 +2,7 @@
 
 use crate::filter::{FlowCache, Table, Verdict};
 use crate::interface::{LaneId, TransmitError, Vi};
-use crate::lane::{Meta, SendError};
+use crate::lane::{FilterId, Meta, SendError};
 use crate::packet::RequestId;
 use shm::{Memory, Window};
 
@@ -41,11 +41,18 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
                 Err(error) => not_sent(verdict, error),
             };
         }
-        self.transmit_to_all(table, cache, frame, stamp, request)
+        self.to_all(table, cache, frame, &mut |lane, filter| {
+            self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request)
+        })
     }
 
-    #[inline(never)]
-    fn transmit_to_all(
+    /// Stages a frame for every interface whose filter takes it, as [`transmit_steered`](Self::transmit_steered) sends it.
+    /// [`transmit_push`](Self::transmit_push) sends what is staged on a lane.
+    ///
+    /// # Errors
+    /// [`TransmitError`] of the first lane that is over; the frame was staged on the others.
+    #[inline(always)]
+    pub fn transmit_init_steered(
         &self,
         table: &Table<LaneId>,
         cache: &mut FlowCache<LaneId>,
@@ -53,14 +60,29 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         stamp: u64,
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
+        if let Some((lane, filter)) = cache.only(table, frame) {
+            let verdict = cache.verdict();
+            return match self.transmit_init(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
+                Ok(()) => Ok(Steered { verdict, sent: 1, full: 0 }),
+                Err(error) => not_sent(verdict, error),
+            };
+        }
+        self.to_all(table, cache, frame, &mut |lane, filter| {
+            self.transmit_init(lane, frame, Meta { filter, stamp, hash: 0 }, request)
+        })
+    }
+
+    #[inline(never)]
+    fn to_all(
+        &self,
+        table: &Table<LaneId>,
+        cache: &mut FlowCache<LaneId>,
+        frame: &[u8],
+        send: &mut dyn FnMut(LaneId, FilterId) -> Result<(), TransmitError>,
+    ) -> Result<Steered, TransmitError> {
         let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
         let mut failed = None;
-        steered.verdict = cache.steer_any(table, frame, &mut |lane, filter| match self.transmit(
-            lane,
-            frame,
-            Meta { filter, stamp, hash: 0 },
-            request,
-        ) {
+        steered.verdict = cache.steer_any(table, frame, &mut |lane, filter| match send(lane, filter) {
             Ok(()) => steered.sent += 1,
             Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
             Err(error) => failed = failed.or(Some(error)),

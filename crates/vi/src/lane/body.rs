@@ -12,8 +12,10 @@ mod flags {
     pub(super) const CONTINUES: u32 = 2;
     /// It is in a buffer.
     pub(super) const BUFFER: u32 = 4;
-    /// It has two slots.
-    pub(super) const TWO_SLOTS: u32 = 8;
+    /// Its rest has a slot of its own, the one behind it.
+    pub(super) const BEHIND: u32 = 8;
+    /// The slot before it goes with it: a line of rests, of which it has the first.
+    pub(super) const BEFORE: u32 = 16;
 }
 
 /// Where a frame is. It stays there until it is [let go](super::Receiver::let_go).
@@ -39,7 +41,12 @@ impl Body {
     /// A frame in two slots.
     #[inline(always)]
     pub(super) fn in_two_lines(n: u64, len: u32, tails: u64) -> Self {
-        Self { n, tails, len, flags: flags::STARTS | flags::TWO_SLOTS }
+        Self { n, tails, len, flags: flags::STARTS | flags::BEHIND }
+    }
+
+    /// A frame in one slot, with the first rest of the line before it.
+    pub(super) fn after_rests(n: u64, len: u32, tails: u64) -> Self {
+        Self { n, tails, len, flags: flags::STARTS | flags::BEFORE }
     }
 
     /// A frame, or a part of one, in a buffer.
@@ -68,7 +75,10 @@ impl Body {
     /// The slots of a short frame: the first, and how many.
     #[inline(always)]
     pub(super) fn slots(&self) -> (u64, u64) {
-        (self.n, if self.flags & flags::TWO_SLOTS != 0 { 2 } else { 1 })
+        if self.flags & (flags::BEHIND | flags::BEFORE) == 0 {
+            return (self.n, 1);
+        }
+        (if self.flags & flags::BEFORE == 0 { self.n } else { self.n.wrapping_sub(1) }, 2)
     }
 
     /// Where a short frame lies.

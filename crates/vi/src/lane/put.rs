@@ -15,6 +15,9 @@ use super::short::{self, word};
 use super::{FilterId, Geometry, LaneError, Meta, SendError, Sender};
 use shm::{LINE_WORDS, Memory, StoreOrder, Window, WindowError};
 
+/// How many slots before it is written a line is fetched.
+const AHEAD: u64 = 4;
+
 /// The longest frame whose rest is in one last word.
 const LITTLE_MORE: usize = LINE_FRAME + TAIL_BYTES;
 
@@ -231,8 +234,18 @@ impl<O: Window, M: Memory> Sender<O, M> {
         stored.map_err(|error| self.fail(error.into()))?;
         let (first, _) = short_words(frame.len(), [tail, rest], filter, false);
         self.put_words(&body, first)?;
+        self.fetch_ahead(self.next);
         self.next_slot();
         Ok(())
+    }
+
+    /// Has the processor fetch a slot that is written soon, while the lines before it are still on their way.
+    #[inline(always)]
+    fn fetch_ahead(&self, n: u64) {
+        let ahead = n.wrapping_add(AHEAD);
+        if ahead < self.until {
+            self.outbound.will_store(self.geometry.slot_at(ahead));
+        }
     }
 
     /// Writes a frame that is a little longer than a line into the next slot, and its rest into the line of rests that is held.
@@ -253,6 +266,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
     fn put_words(&mut self, body: &[u64; LINE_WORDS], last: u64) -> Result<(), LaneError> {
         let at = self.geometry.slot_at(self.next);
         let stored = self.outbound.store_line(at, body, last | self.lap, release(Site::PublishEvent));
+        self.fetch_ahead(self.next);
         stored.map_err(|error| self.fail(error.into()))?;
         self.next_slot();
         Ok(())

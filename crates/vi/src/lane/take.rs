@@ -63,12 +63,19 @@ pub(super) struct Rests {
     rests: [Cell<u32>; MOST_RESTS + 1],
     next: Cell<usize>,
     end: Cell<usize>,
+    /// The slot of their line, which is let go with the frame that has the first of them.
+    slot: Cell<u64>,
 }
 
 impl Rests {
-    #[inline(always)]
     fn left(&self) -> bool {
         self.next.get() < self.end.get()
+    }
+
+    /// Whether one is left, and is not the first.
+    #[inline(always)]
+    fn goes_on(&self) -> bool {
+        self.next.get() > 0 && self.left()
     }
 
     /// The next one; the caller has asked whether one is left.
@@ -127,7 +134,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         if kind == u64::from(INLINE) && bytes <= LINE_MOST && free {
             return Taken::Usual(self.take_line(n, bytes, last, 0));
         }
-        if kind == u64::from(SHARES) && bytes <= TAIL_MOST && free && self.rests.left() {
+        if kind == u64::from(SHARES) && bytes <= TAIL_MOST && free && self.rests.goes_on() {
             let rest = u64::from(self.rests.take()) << 32;
             return Taken::Usual(self.take_line(n, LINE_MOST + bytes, last, rest));
         }
@@ -252,14 +259,17 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         if !Line::shares(last) {
             return Ok(Arrival { meta, body: Body::in_line(n, len, tails) });
         }
-        if !self.rests.left() {
+        let is_first = self.rests.next.get() == 0;
+        if !self.rests.left() || is_first && self.rests.slot.get() + 1 != n {
             return Err(self.fail(Nonsense::Rests.into()));
         }
-        let rest = u64::from(self.rests.take()) << 32;
-        Ok(Arrival { meta, body: Body::in_line(n, len, tails | rest) })
+        let tails = tails | u64::from(self.rests.take()) << 32;
+        let body = if is_first { Body::after_rests(n, len, tails) } else { Body::in_line(n, len, tails) };
+        Ok(Arrival { meta, body })
     }
 
-    /// Takes a line of rests: from now on they are in private memory, and its slot is free.
+    /// Takes a line of rests: from now on they are in private memory. Its slot goes with the frame behind it, so that slots
+    /// are let go in their order by a program that lets its frames go in theirs.
     fn take_rests(&self, n: u64, last: u64) -> Result<(), LaneOver> {
         let count = place(u64::from(Line::short_len(last)));
         if self.rests.left() || !(1..=MOST_RESTS).contains(&count) {
@@ -270,8 +280,8 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         self.rests.rests.iter().zip(rests).for_each(|(to, rest)| to.set(rest));
         self.rests.next.set(0);
         self.rests.end.set(count);
-        self.hold(n)?;
-        self.release(n, 1)
+        self.rests.slot.set(n);
+        self.hold(n)
     }
 
     /// Takes an event that says more than a short frame; none if it was an announcement.
