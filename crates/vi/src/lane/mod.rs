@@ -13,7 +13,8 @@
 //!
 //! **A frame of up to 60 bytes is one cache line.** Bytes 0 to 59 of the line are the frame, the last 4 are the tag:
 //! lap, kind, length, filter. The last 8 bytes go by one release store, so a receiver that sees the tag sees the frame.
-//! A frame of up to 120 bytes is two lines of this kind. A longer one is copied into a buffer that the receiver has
+//! A frame of up to 120 bytes is two lines; of such that are pushed together and are no longer than 64 bytes, fifteen share
+//! one more line. A longer one is copied into a buffer that the receiver has
 //! posted, and its event line says where it lies. The receiver reads each where it landed, and lets it go.
 //!
 //! **No index is polled.** A tag carries the lap of the ring it belongs to, and so does each posted buffer: who waits

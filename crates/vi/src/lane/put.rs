@@ -123,11 +123,13 @@ impl<O: Window, M: Memory> Sender<O, M> {
             && let Some(body) = frame.first_chunk()
         {
             if frame.len() <= LINE_FRAME && self.staged < BATCH {
+                self.fetch_ahead();
                 self.put_line(words(body), frame, meta.filter)?;
                 self.staged += 1;
                 return Ok(());
             }
             if frame.len() > LINE_FRAME && frame.len() <= LITTLE_MORE && self.held.takes_rests() {
+                self.fetch_ahead();
                 self.put_sharing(words(body), frame, meta.filter)?;
                 self.staged += 1;
                 return Ok(());
@@ -234,15 +236,15 @@ impl<O: Window, M: Memory> Sender<O, M> {
         stored.map_err(|error| self.fail(error.into()))?;
         let (first, _) = short_words(frame.len(), [tail, rest], filter, false);
         self.put_words(&body, first)?;
-        self.fetch_ahead(self.next);
         self.next_slot();
         Ok(())
     }
 
-    /// Has the processor fetch a slot that is written soon, while the lines before it are still on their way.
+    /// Has the processor fetch a slot that is written soon, while the lines before it are still on their way. For staged
+    /// frames alone: between frames that go one by one the receiver is close behind, and the lines would go to and fro.
     #[inline(always)]
-    fn fetch_ahead(&self, n: u64) {
-        let ahead = n.wrapping_add(AHEAD);
+    fn fetch_ahead(&self) {
+        let ahead = self.next.wrapping_add(AHEAD);
         if ahead < self.until {
             self.outbound.will_store(self.geometry.slot_at(ahead));
         }
@@ -266,7 +268,6 @@ impl<O: Window, M: Memory> Sender<O, M> {
     fn put_words(&mut self, body: &[u64; LINE_WORDS], last: u64) -> Result<(), LaneError> {
         let at = self.geometry.slot_at(self.next);
         let stored = self.outbound.store_line(at, body, last | self.lap, release(Site::PublishEvent));
-        self.fetch_ahead(self.next);
         stored.map_err(|error| self.fail(error.into()))?;
         self.next_slot();
         Ok(())
