@@ -3,7 +3,8 @@
 use crate::addresses::AddressSpace;
 use crate::{BarIndex, DeviceAddress, FunctionError};
 use shm::{
-    Access, LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window, WindowError, WindowKind,
+    Access, LINE_WORDS, LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window, WindowError,
+    WindowKind,
 };
 use std::fmt;
 use std::io;
@@ -54,6 +55,7 @@ impl Mapped {
         unmapper.under(*file, at)
     }
 
+    #[inline]
     fn inner(&self) -> Result<&Mapping, WindowError> {
         self.mapping.as_ref().ok_or(WindowError::Closed)
     }
@@ -175,6 +177,7 @@ impl DmaMemory {
     }
 
     /// The memory.
+    #[inline]
     #[must_use]
     pub fn memory(&self) -> &Mapped {
         &self.0.memory
@@ -210,24 +213,48 @@ macro_rules! memory_of {
                 $inner.ok()?.as_mapping()
             }
 
+            #[inline]
             fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
                 let $me = self;
                 Window::write($inner?, at, data)
             }
 
+            #[inline]
             fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
                 let $me = self;
                 $inner?.write_by(routine, at, data)
             }
 
+            #[inline]
             fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
                 let $me = self;
                 $inner?.store_u32(at, value, order)
             }
 
+            #[inline]
             fn store_u64(&self, at: usize, value: u64, order: StoreOrder) -> Result<(), WindowError> {
                 let $me = self;
                 $inner?.store_u64(at, value, order)
+            }
+
+            #[inline(always)]
+            fn store_line(
+                &self,
+                at: usize,
+                body: &[u64; LINE_WORDS],
+                last: u64,
+                order: StoreOrder,
+            ) -> Result<(), WindowError> {
+                let $me = self;
+                $inner?.store_line(at, body, last, order)
+            }
+
+            #[inline]
+            fn will_store(&self, at: usize) {
+                let $me = self;
+                if let Ok(memory) = $inner {
+                    memory.will_store(at);
+                }
             }
 
             fn flush(&self) -> Result<(), WindowError> {
@@ -242,21 +269,39 @@ macro_rules! memory_of {
         }
 
         impl Memory for $whose {
+            #[inline]
             fn read(&self, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
                 let $me = self;
                 Memory::read($inner?, at, out)
             }
 
+            #[inline]
             fn read_by(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
                 let $me = self;
                 $inner?.read_by(routine, at, out)
             }
 
+            #[inline(always)]
+            fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
+                let $me = self;
+                $inner?.read_line(at)
+            }
+
+            #[inline]
+            fn will_load(&self, at: usize) {
+                let $me = self;
+                if let Ok(memory) = $inner {
+                    memory.will_load(at);
+                }
+            }
+
+            #[inline]
             fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {
                 let $me = self;
                 $inner?.load_u32(at, order)
             }
 
+            #[inline(always)]
             fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
                 let $me = self;
                 $inner?.load_u64(at, order)

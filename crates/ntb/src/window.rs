@@ -2,7 +2,7 @@
 
 use crate::memory::memory_of;
 use crate::{BarIndex, DeviceAddress, DmaMemory, FunctionError, Mapped, PciFunction};
-use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
+use shm::{LINE_WORDS, LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ impl LinkGeneration {
         self.0.fetch_add(1, Ordering::Release);
     }
 
+    #[inline]
     fn now(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
@@ -97,6 +98,7 @@ impl Outbound {
 
     /// Whether the link has been up, as far as this process has noticed, ever since the window was asked for. One load of
     /// memory of this process.
+    #[inline]
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.link.now() == self.generation
@@ -123,6 +125,12 @@ impl Outbound {
             Some(end) if end <= self.bytes => u64::try_from(at).map_err(|_| WindowError::OutOfBounds),
             _ => Err(WindowError::OutOfBounds),
         }
+    }
+
+    #[cold]
+    fn line(&self, at: usize, body: [u64; LINE_WORDS], last: u64) -> Result<(), WindowError> {
+        self.write(at, body.map(u64::to_le_bytes).as_flattened())?;
+        self.word(at.saturating_add(8 * LINE_WORDS), last.to_le_bytes())
     }
 
     fn word<const N: usize>(&self, at: usize, word: [u8; N]) -> Result<(), WindowError> {
@@ -158,6 +166,7 @@ impl Window for Outbound {
         self.as_memory()?.as_mapping()
     }
 
+    #[inline]
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
         let offset = self.check(at, data.len())?;
         match &self.way {
@@ -166,6 +175,7 @@ impl Window for Outbound {
         }
     }
 
+    #[inline]
     fn write_by(&self, routine: Routine, at: usize, data: &[u8]) -> Result<(), WindowError> {
         match &self.way {
             Way::Mapped(memory) if self.is_current() => memory.write_by(routine, at, data),
@@ -173,6 +183,7 @@ impl Window for Outbound {
         }
     }
 
+    #[inline]
     fn store_u32(&self, at: usize, value: u32, order: StoreOrder) -> Result<(), WindowError> {
         match &self.way {
             Way::Mapped(memory) if self.is_current() => memory.store_u32(at, value, order),
@@ -180,10 +191,33 @@ impl Window for Outbound {
         }
     }
 
+    #[inline]
     fn store_u64(&self, at: usize, value: u64, order: StoreOrder) -> Result<(), WindowError> {
         match &self.way {
             Way::Mapped(memory) if self.is_current() => memory.store_u64(at, value, order),
             _ => self.word(at, value.to_le_bytes()),
+        }
+    }
+
+    /// Inlined where it is asked for, so that the words stay in registers.
+    #[inline(always)]
+    fn store_line(
+        &self,
+        at: usize,
+        body: &[u64; LINE_WORDS],
+        last: u64,
+        order: StoreOrder,
+    ) -> Result<(), WindowError> {
+        match &self.way {
+            Way::Mapped(memory) if self.is_current() => memory.store_line(at, body, last, order),
+            _ => self.line(at, *body, last),
+        }
+    }
+
+    #[inline]
+    fn will_store(&self, at: usize) {
+        if let Way::Mapped(memory) = &self.way {
+            memory.will_store(at);
         }
     }
 
@@ -242,6 +276,7 @@ impl Inbound {
     }
 
     /// The memory.
+    #[inline]
     #[must_use]
     pub fn memory(&self) -> &Mapped {
         match &self.memory {

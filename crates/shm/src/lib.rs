@@ -60,7 +60,7 @@ pub use mapping::{Access, MapError, Mapping, OutOfBounds};
 pub use plain::Plain;
 pub use time::{KernelClock, kernel_clock, ticks, ticks_are_invariant};
 pub use transfer::{fill, transfer};
-pub use window::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
+pub use window::{LINE_WORDS, LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
 
 #[cfg(all(test, not(loom)))]
 mod window_tests;

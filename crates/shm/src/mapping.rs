@@ -3,7 +3,7 @@
 use crate::Routine;
 use crate::SharedFile;
 use crate::raw::Raw;
-use crate::window::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
+use crate::window::{LINE_WORDS, LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
 use rustix::fs::{FileType, fstat, fstatfs};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::c_void;
@@ -266,6 +266,22 @@ impl Window for Mapping {
         self.writable()?.store_u64(at, value, order)
     }
 
+    #[inline(always)]
+    fn store_line(
+        &self,
+        at: usize,
+        body: &[u64; LINE_WORDS],
+        last: u64,
+        order: StoreOrder,
+    ) -> Result<(), WindowError> {
+        self.writable()?.store_line(at, body, last, order)
+    }
+
+    #[inline]
+    fn will_store(&self, at: usize) {
+        self.range.will_store(at);
+    }
+
     #[inline]
     fn flush(&self) -> Result<(), WindowError> {
         crate::fence::store_fence();
@@ -294,12 +310,22 @@ impl Memory for Mapping {
         self.range.read(self.fit(routine), at, out)
     }
 
+    #[inline(always)]
+    fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
+        self.range.read_line(at)
+    }
+
+    #[inline]
+    fn will_load(&self, at: usize) {
+        self.range.will_load(at);
+    }
+
     #[inline]
     fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {
         self.range.load_u32(at, order)
     }
 
-    #[inline]
+    #[inline(always)]
     fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
         self.range.load_u64(at, order)
     }

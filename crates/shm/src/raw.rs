@@ -5,7 +5,8 @@
 //! stores into and out of private memory, control words by short-lived atomics, always of the same width.
 
 use crate::copy::{Routine, copy_in, copy_out};
-use crate::window::{LoadOrder, StoreOrder, WindowError};
+use crate::counted;
+use crate::window::{LINE_WORDS, LoadOrder, StoreOrder, WindowError};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -57,7 +58,7 @@ impl Raw {
         Ok(u32::from_le(word.load(order.into())))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn load_u64(&self, at: usize, order: LoadOrder) -> Result<u64, WindowError> {
         let word = self.word::<u64>(at)?;
         // SAFETY: valid and aligned (checked by `word`); the reference lives for this one load.
@@ -81,6 +82,72 @@ impl Raw {
         let word = unsafe { AtomicU64::from_ptr(word) };
         word.store(value.to_le(), order.into());
         Ok(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn store_line(
+        &self,
+        at: usize,
+        body: &[u64; LINE_WORDS],
+        last: u64,
+        order: StoreOrder,
+    ) -> Result<(), WindowError> {
+        let line = self.word::<[u64; LINE_WORDS + 1]>(at)?.cast::<u64>();
+        counted::stored(size_of_val(body));
+        for (index, word) in body.iter().enumerate() {
+            // SAFETY: one of the eight words of the line, which is valid (checked by `word`).
+            let to = unsafe { line.add(index) };
+            // SAFETY: the same, and aligned.
+            unsafe { to.write_volatile(word.to_le()) };
+        }
+        // SAFETY: the eighth.
+        let to = unsafe { line.add(LINE_WORDS) };
+        // SAFETY: valid and aligned; the reference lives for this one store.
+        let word = unsafe { AtomicU64::from_ptr(to) };
+        word.store(last.to_le(), order.into());
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
+        let line = self.word::<[u64; LINE_WORDS]>(at)?.cast::<u64>();
+        let mut body = [0; LINE_WORDS];
+        counted::loaded(size_of_val(&body));
+        for (index, word) in body.iter_mut().enumerate() {
+            // SAFETY: one of the seven words, which are valid (checked by `word`).
+            let from = unsafe { line.add(index) };
+            // SAFETY: the same, and aligned.
+            *word = u64::from_le(unsafe { from.read_volatile() });
+        }
+        Ok(body)
+    }
+
+    /// Fetches the line at `at` to write it. Every x86-64 processor has the instruction, be it as one that does nothing.
+    #[inline]
+    pub(crate) fn will_store(&self, at: usize) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if let Ok(line) = self.range(at, 1) {
+            // SAFETY: a hint: it changes no memory and no register, and faults nowhere.
+            unsafe {
+                std::arch::asm!("prefetchw [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
+            }
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = at;
+    }
+
+    /// Fetches the line at `at` to read it.
+    #[inline]
+    pub(crate) fn will_load(&self, at: usize) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if let Ok(line) = self.range(at, 1) {
+            // SAFETY: a hint: it changes no memory and no register, and faults nowhere.
+            unsafe {
+                std::arch::asm!("prefetcht0 [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
+            }
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = at;
     }
 
     /// Where `len` bytes at `at` are.

@@ -12,7 +12,7 @@ pub(crate) fn low16(word: u64) -> u16 {
 }
 
 #[inline(always)]
-pub(crate) fn low32(word: u64) -> u32 {
+pub(crate) const fn low32(word: u64) -> u32 {
     word as u32
 }
 

@@ -2,7 +2,7 @@
 
 use crate::filter::{FlowCache, Table, Verdict};
 use crate::interface::{LaneId, TransmitError, Vi};
-use crate::lane::{Meta, SendError};
+use crate::lane::{FilterId, Meta, SendError};
 use crate::packet::RequestId;
 use shm::{Memory, Window};
 
@@ -25,7 +25,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     ///
     /// # Errors
     /// [`TransmitError`] of the first lane that is over; the others have got the frame.
-    #[inline]
+    #[inline(always)]
     pub fn transmit_steered(
         &self,
         table: &Table<LaneId>,
@@ -34,15 +34,68 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         stamp: u64,
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
+        if let Some((lane, filter)) = cache.only(table, frame) {
+            let verdict = cache.verdict();
+            return match self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
+                Ok(()) => Ok(Steered { verdict, sent: 1, full: 0 }),
+                Err(error) => not_sent(verdict, error),
+            };
+        }
+        self.to_all(table, cache, frame, &mut |lane, filter| {
+            self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request)
+        })
+    }
+
+    /// Stages a frame for every interface whose filter takes it, as [`transmit_steered`](Self::transmit_steered) sends it.
+    /// [`transmit_push`](Self::transmit_push) sends what is staged on a lane.
+    ///
+    /// # Errors
+    /// [`TransmitError`] of the first lane that is over; the frame was staged on the others.
+    #[inline(always)]
+    pub fn transmit_init_steered(
+        &self,
+        table: &Table<LaneId>,
+        cache: &mut FlowCache<LaneId>,
+        frame: &[u8],
+        stamp: u64,
+        request: RequestId,
+    ) -> Result<Steered, TransmitError> {
+        if let Some((lane, filter)) = cache.only(table, frame) {
+            let verdict = cache.verdict();
+            return match self.transmit_init(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
+                Ok(()) => Ok(Steered { verdict, sent: 1, full: 0 }),
+                Err(error) => not_sent(verdict, error),
+            };
+        }
+        self.to_all(table, cache, frame, &mut |lane, filter| {
+            self.transmit_init(lane, frame, Meta { filter, stamp, hash: 0 }, request)
+        })
+    }
+
+    #[inline(never)]
+    fn to_all(
+        &self,
+        table: &Table<LaneId>,
+        cache: &mut FlowCache<LaneId>,
+        frame: &[u8],
+        send: &mut dyn FnMut(LaneId, FilterId) -> Result<(), TransmitError>,
+    ) -> Result<Steered, TransmitError> {
         let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
         let mut failed = None;
-        steered.verdict = cache.steer(table, frame, |lane, filter| {
-            match self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
-                Ok(()) => steered.sent += 1,
-                Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
-                Err(error) => failed = failed.or(Some(error)),
-            }
+        steered.verdict = cache.steer_any(table, frame, &mut |lane, filter| match send(lane, filter) {
+            Ok(()) => steered.sent += 1,
+            Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
+            Err(error) => failed = failed.or(Some(error)),
         });
         failed.map_or(Ok(steered), Err)
+    }
+}
+
+/// What became of a frame whose one recipient did not get it.
+#[cold]
+fn not_sent(verdict: Verdict, error: TransmitError) -> Result<Steered, TransmitError> {
+    match error {
+        TransmitError::Lane(SendError::Full) => Ok(Steered { verdict, sent: 0, full: 1 }),
+        error => Err(error),
     }
 }

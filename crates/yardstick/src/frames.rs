@@ -9,8 +9,8 @@ use shm::{Memory, Window};
 use std::hint::black_box;
 use std::sync::{Arc, Mutex, PoisonError};
 use vi::filter::{Filter, FlowCache, Table, Target};
-use vi::lane::{Meta, Receiver, SendError, Sender};
-use vi::{Event, LaneId, ProtectionDomain, RequestId, TransmitError, Vi};
+use vi::lane::{Receiver, Sender};
+use vi::{Event, LaneId, ProtectionDomain, RequestId, Steered, TransmitError, Vi};
 
 /// The shortest frame: Ethernet, IPv4 and UDP headers.
 pub const SHORTEST: usize = 42;
@@ -63,6 +63,8 @@ impl<O: Window, M: Memory> End<O, M> {
             if self.vi.poll(&mut events) == 1 {
                 match &events[0] {
                     Event::Received(packet) => {
+                        // Here every frame is answered.
+                        self.vi.transmit_soon(LaneId(0), packet.len());
                         black_box(packet.filter());
                         let got = packet.copy_to(frame)?;
                         return if got == frame.len() {
@@ -95,23 +97,19 @@ impl<O: Window, M: Memory> End<O, M> {
     fn hand_over(&mut self, by: By, frame: &[u8], done: &mut [RequestId]) -> Result<(), Failure> {
         let mut patience = Patience::default();
         loop {
-            let vi = &self.vi;
-            let mut handed = None;
-            self.cache.steer(&self.table, frame, |lane, filter| {
-                let meta = Meta { filter, stamp: 0, hash: 0 };
-                handed = Some(match by {
-                    By::Transmit => vi.transmit(lane, frame, meta, RequestId(1)),
-                    By::Push => vi.transmit_init(lane, frame, meta, RequestId(1)),
-                });
-            });
+            let (table, cache) = (&self.table, &mut self.cache);
+            let handed = match by {
+                By::Transmit => self.vi.transmit_steered(table, cache, frame, 0, RequestId(1)),
+                By::Push => self.vi.transmit_init_steered(table, cache, frame, 0, RequestId(1)),
+            };
             match handed {
-                Some(Ok(())) => return Ok(()),
-                Some(Err(TransmitError::Lane(SendError::Full) | TransmitError::CompletionsWait)) => {
+                Ok(Steered { sent: 1, .. }) => return Ok(()),
+                Ok(Steered { full: 1, .. }) | Err(TransmitError::CompletionsWait) => {
                     self.push(done)?;
                     patience.spin()?;
                 }
-                Some(Err(error)) => return Err(error.into()),
-                None => return Err(Failure::NotSteered),
+                Ok(_) => return Err(Failure::NotSteered),
+                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -66,7 +66,7 @@ fn beside(name: &str, on: &mut Bench, pair: &mut Pair<'_>) -> Measured {
 /// on these processors disturb little.
 fn instructions(on: &mut Bench) -> Result<(), Box<dyn Error>> {
     let (mut bare, mut frames) = (f64::INFINITY, [f64::INFINITY; 2]);
-    for _ in 0..50 {
+    for _ in 0..400 {
         bare = bare.min(on.bare.alone()?);
         for (best, bytes) in frames.iter_mut().zip([60, 64]) {
             *best = best.min(on.plain.alone(bytes)?);

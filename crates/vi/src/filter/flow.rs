@@ -23,59 +23,79 @@ const MOST: usize = 4;
 /// table only.
 #[derive(Debug)]
 pub struct FlowCache<T> {
-    key: Option<[u64; WORDS]>,
+    /// The bits that were asked, and no others; [`NO_FRAME`] has one that is never asked.
+    key: [u64; WORDS],
     generation: u64,
+    /// Whom all of the answer is: one recipient, which is the usual case.
+    only: Option<(T, FilterId)>,
     to: [Option<(T, FilterId)>; MOST],
     verdict: Verdict,
 }
 
+/// The key of an answer that is not kept.
+const NO_FRAME: [u64; WORDS] = [0, u64::MAX, 0, 0, 0];
+
 impl<T: Copy> Default for FlowCache<T> {
     fn default() -> Self {
-        Self { key: None, generation: 0, to: [None; MOST], verdict: Verdict::Kernel }
+        Self { key: NO_FRAME, generation: 0, only: None, to: [None; MOST], verdict: Verdict::Kernel }
     }
 }
 
 /// The words that filters ask of, if the frame is of the plain kind and whole as far as they look.
-#[inline(always)]
 fn key(frame: &[u8]) -> Option<[u64; WORDS]> {
     let beginning = frame.first_chunk::<40>()?;
-    (beginning.get(12..15) == Some(&PLAIN)).then(|| words(beginning))
-}
-
-#[inline(always)]
-fn words(beginning: &[u8; 40]) -> [u64; WORDS] {
-    let mut words = [0; WORDS];
     let (bytes, _) = beginning.as_chunks::<8>();
-    words.iter_mut().zip(bytes).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
-    words
+    let mut key = ASKED;
+    key.iter_mut().zip(bytes).for_each(|(word, &bytes)| *word &= u64::from_le_bytes(bytes));
+    (beginning.get(12..15) == Some(&PLAIN)).then_some(key)
 }
 
-/// Whether two beginnings are the same where filters look. Word by word: a comparison of memory would wait until the new
-/// one has reached it. Who has the bits of a plain frame is one: they are among those that are asked.
+/// Whether a frame has this key. Word by word: the frame may have been copied by words just now, and a wider load would
+/// wait until all of them have reached the cache. Who has the bits of a plain frame is one: they are among those that are asked.
 #[inline(always)]
-fn same(new: &[u64; WORDS], old: &[u64; WORDS]) -> bool {
-    new.iter().zip(old).zip(ASKED).fold(0, |difference, ((new, old), asked)| difference | (new ^ old) & asked)
-        == 0
+fn has(frame: &[u8], key: &[u64; WORDS]) -> bool {
+    let Some(beginning) = frame.first_chunk::<40>() else { return false };
+    let (bytes, _) = beginning.as_chunks::<8>();
+    bytes.iter().zip(key).zip(ASKED).all(|((&bytes, &key), asked)| u64::from_le_bytes(bytes) & asked == key)
 }
 
 impl<T: Copy + PartialEq> FlowCache<T> {
     /// What [`Table::steer`] says of a frame.
     #[inline]
     pub fn steer(&mut self, table: &Table<T>, frame: &[u8], mut each: impl FnMut(T, FilterId)) -> Verdict {
-        if let (Some(beginning), Some(old)) = (frame.first_chunk::<40>(), &self.key)
-            && same(&words(beginning), old)
-            && self.generation == table.generation()
-        {
+        if let Some((to, filter)) = self.only(table, frame) {
+            each(to, filter);
+            return self.verdict;
+        }
+        self.steer_any(table, frame, &mut each)
+    }
+
+    /// The one recipient of a frame whose answer is kept; its verdict is [`verdict`](Self::verdict).
+    #[inline(always)]
+    pub(crate) fn only(&self, table: &Table<T>, frame: &[u8]) -> Option<(T, FilterId)> {
+        if has(frame, &self.key) && self.generation == table.generation() { self.only } else { None }
+    }
+
+    /// The verdict of the answer that is kept.
+    #[inline(always)]
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// The same as [`steer`](Self::steer), for frames of every kind.
+    #[inline(never)]
+    pub(crate) fn steer_any(
+        &mut self,
+        table: &Table<T>,
+        frame: &[u8],
+        each: &mut dyn FnMut(T, FilterId),
+    ) -> Verdict {
+        if has(frame, &self.key) && self.generation == table.generation() {
             for (to, filter) in self.to.iter().map_while(|&to| to) {
                 each(to, filter);
             }
             return self.verdict;
         }
-        self.ask(table, frame, each)
-    }
-
-    #[inline(never)]
-    fn ask(&mut self, table: &Table<T>, frame: &[u8], mut each: impl FnMut(T, FilterId)) -> Verdict {
         let Some(headers) = Headers::parse(frame.get(..HEADER_BYTES).unwrap_or(frame)) else {
             return Verdict::Kernel;
         };
@@ -88,7 +108,8 @@ impl<T: Copy + PartialEq> FlowCache<T> {
             count += 1;
             each(to, filter);
         });
-        self.key = key(frame).filter(|_| count <= MOST);
+        self.key = key(frame).filter(|_| count <= MOST).unwrap_or(NO_FRAME);
+        self.only = self.to.first().copied().flatten().filter(|_| count == 1);
         self.generation = table.generation();
         self.verdict
     }

@@ -36,7 +36,7 @@ impl Completions {
     /// How many wait.
     #[inline]
     pub(super) fn len(&self) -> usize {
-        place(self.put.get() - self.fetched.get())
+        place(self.put.get().wrapping_sub(self.fetched.get()))
     }
 
     /// Whether there is no room for one more.
@@ -52,19 +52,20 @@ impl Completions {
         if let Some(place) = self.place(n) {
             place.set(request);
         }
-        self.put.set(n + 1);
+        self.put.set(n.wrapping_add(1));
     }
 
     /// Fetches the oldest, as many as `requests` has room for.
     #[inline]
     pub(super) fn fetch(&self, requests: &mut [RequestId]) -> usize {
         let count = requests.len().min(self.len());
-        let first = self.fetched.get();
-        for (n, to) in (first..).zip(requests.iter_mut().take(count)) {
+        let mut n = self.fetched.get();
+        for to in requests.iter_mut().take(count) {
             *to = self.place(n).map_or(RequestId(0), Cell::get);
+            n = n.wrapping_add(1);
         }
-        self.fetched.set(first + count as u64);
-        self.told.set(self.told.get().max(self.fetched.get()));
+        self.fetched.set(n);
+        self.told.set(self.told.get().max(n));
         count
     }
 

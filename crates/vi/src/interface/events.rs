@@ -1,7 +1,7 @@
 //! The event queue: polling it, putting into it, sleeping until something is in it.
 
 use super::{LaneId, ReceiveLane, SOFTWARE_EVENTS, Vi, lane_id};
-use crate::lane::{LaneError, LaneOver};
+use crate::lane::{Arrival, LaneError, LaneOver, Taken};
 use crate::packet::Packet;
 use crate::statistics::add;
 use shm::{Mapping, Memory, Window};
@@ -62,19 +62,13 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
                     count += self.poll_merged(lane, place);
                     break;
                 }
-                match lane.receiver.take() {
-                    Ok(Some(arrival)) => {
-                        add(&self.counters.received_packets, 1);
-                        add(&self.counters.received_bytes, arrival.body.len() as u64);
-                        *place = Event::Received(Packet::new(lane, self.domain, arrival));
-                        count += 1;
-                    }
-                    Ok(None) => break,
-                    Err(LaneOver) => {
-                        count += self.tell_failure(lane, place);
-                        break;
-                    }
+                match lane.receiver.take_usual() {
+                    Taken::Usual(arrival) => self.received(lane, place, arrival),
+                    Taken::Nothing => break,
+                    Taken::Other if self.poll_other(lane, place) => {}
+                    Taken::Other => break,
                 }
+                count += 1;
             }
             turn = if turn + 1 < lanes { turn + 1 } else { 0 };
             if count == events.len() {
@@ -84,6 +78,31 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             }
         }
         if self.others.get() { self.poll_others(events, count) } else { count }
+    }
+
+    #[inline(always)]
+    fn received<'vi>(
+        &'vi self,
+        lane: &'vi ReceiveLane<O, M>,
+        place: &mut Event<'vi, D, O, M>,
+        arrival: Arrival,
+    ) {
+        add(&self.counters.received_packets, 1);
+        add(&self.counters.received_bytes, arrival.body.len() as u64);
+        *place = Event::Received(Packet::new(lane, self.domain, arrival));
+    }
+
+    /// Tells of what comes by a lane, whatever it is; whether that is something.
+    #[inline(never)]
+    fn poll_other<'vi>(&'vi self, lane: &'vi ReceiveLane<O, M>, place: &mut Event<'vi, D, O, M>) -> bool {
+        match lane.receiver.take_other() {
+            Ok(Some(arrival)) => {
+                self.received(lane, place, arrival);
+                true
+            }
+            Ok(None) => false,
+            Err(LaneOver) => self.tell_failure(lane, place) == 1,
+        }
     }
 
     /// Tells of a lane that has packets, or is over; how many events that is.

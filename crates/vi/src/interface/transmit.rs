@@ -2,11 +2,13 @@
 
 use super::{LaneId, Vi};
 use crate::bell::Bell;
+use crate::bits::place;
 use crate::lane::{Claim, LaneOver, Meta, SendError, Sender};
 use crate::packet::RequestId;
 use crate::statistics::add;
 use shm::{Memory, Window};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
+use std::ops::Range;
 
 /// A lane that an interface sends on.
 #[derive(Debug)]
@@ -17,6 +19,25 @@ pub(super) struct SendLane<O, M> {
     pub(super) requests: Vec<Cell<RequestId>>,
     pub(super) told: Cell<bool>,
 }
+
+impl<O, M> SendLane<O, M> {
+    /// Notes whose frame is in these slots.
+    #[inline(always)]
+    fn note(&self, slots: Range<u64>, request: RequestId) {
+        // There are as many places as slots, a power of two.
+        let mask = self.requests.len().wrapping_sub(1);
+        let mut n = slots.start;
+        while n != slots.end {
+            if let Some(place) = self.requests.get(place(n) & mask) {
+                place.set(request);
+            }
+            n = n.wrapping_add(1);
+        }
+    }
+}
+
+/// A lane, and its sender for as long as it sends.
+type Sending<'a, O, M> = (&'a SendLane<O, M>, RefMut<'a, Sender<O, M>>);
 
 /// Why a frame was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +64,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     ///
     /// # Errors
     /// [`TransmitError`], and nothing of this frame was sent.
-    #[inline]
+    #[inline(always)]
     pub fn transmit(
         &self,
         lane: LaneId,
@@ -51,10 +72,18 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         meta: Meta,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        let bytes = frame.len();
-        let (lane, wake) = self.with_sender(lane, bytes, request, |sender| sender.send(frame, meta))?;
-        self.wake(lane, wake);
-        Ok(())
+        // Written out, not by `with_sender`: what a closure borrows is in memory, and the frame would wait for it.
+        let (lane, mut sender) = self.sender(lane)?;
+        let first = sender.next_slot_number();
+        match sender.send(frame, meta) {
+            Ok(wake) => {
+                self.sent(lane, first..sender.next_slot_number(), frame.len(), request);
+                drop(sender);
+                self.wake(lane, wake);
+                Ok(())
+            }
+            Err(error) => Err(self.refused(error)),
+        }
     }
 
     /// Stages a frame that is gathered from `parts`: it is complete for the application (its memory is free), and goes
@@ -71,14 +100,14 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         request: RequestId,
     ) -> Result<(), TransmitError> {
         let bytes = parts.iter().map(|part| part.len()).sum();
-        self.with_sender(lane, bytes, request, |sender| sender.stage(parts, meta)).map(drop)
+        self.with_sender(lane, bytes, request, |sender| sender.stage(parts, meta))
     }
 
     /// Stages one frame: [`transmitv_init`](Self::transmitv_init) of one part.
     ///
     /// # Errors
     /// [`TransmitError`], and nothing of this frame was staged.
-    #[inline]
+    #[inline(always)]
     pub fn transmit_init(
         &self,
         lane: LaneId,
@@ -86,7 +115,15 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         meta: Meta,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        self.transmitv_init(lane, &[frame], meta, request)
+        let (lane, mut sender) = self.sender(lane)?;
+        let first = sender.next_slot_number();
+        match sender.stage_one(frame, meta) {
+            Ok(()) => {
+                self.sent(lane, first..sender.next_slot_number(), frame.len(), request);
+                Ok(())
+            }
+            Err(error) => Err(self.refused(error)),
+        }
     }
 
     /// Sends all that was staged on a lane.
@@ -108,6 +145,16 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     pub fn transmit_warm(&self, lane: LaneId, frame: &[u8]) -> Result<(), TransmitError> {
         let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
         Ok(lane.sender.borrow_mut().warm(frame)?)
+    }
+
+    /// Says that a frame of about `bytes` bytes goes out on a lane soon, so that its cache lines are fetched while the program
+    /// still looks at what it answers: call it when a packet has come, before looking at it. Called earlier it does harm, since
+    /// the receiver polls that line; called for nothing it costs a line's way there and back.
+    #[inline(always)]
+    pub fn transmit_soon(&self, lane: LaneId, bytes: usize) {
+        if let Some(Ok(sender)) = self.send.get(place(lane.0.into())).map(|lane| lane.sender.try_borrow()) {
+            sender.will_send(bytes);
+        }
     }
 
     /// Slots of a lane that are free, and posted buffers in hand.
@@ -151,7 +198,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         let mut before = None;
         // Nothing is borrowed while the application's code runs: it may send again.
         for n in untaken {
-            let request = lane.requests.get(crate::bits::place(n & mask)).map(Cell::get);
+            let request = lane.requests.get(place(n & mask)).map(Cell::get);
             if request != before {
                 request.into_iter().for_each(&mut each);
                 before = request;
@@ -187,7 +234,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
                 error
             })
         });
-        staged.map(drop).map_err(|error| (claim, error))
+        staged.map_err(|error| (claim, error))
     }
 
     /// Stages a frame that lies in shared memory.
@@ -200,43 +247,49 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         meta: Meta,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        self.with_sender(lane, len, request, |sender| sender.stage_from(memory, at, len, meta)).map(drop)
+        self.with_sender(lane, len, request, |sender| sender.stage_from(memory, at, len, meta))
     }
 
-    #[inline(always)]
-    fn with_sender<T>(
+    fn with_sender(
         &self,
         lane: LaneId,
         bytes: usize,
         request: RequestId,
-        send: impl FnOnce(&mut Sender<O, M>) -> Result<T, SendError>,
-    ) -> Result<(&SendLane<O, M>, T), TransmitError> {
+        stage: impl FnOnce(&mut Sender<O, M>) -> Result<(), SendError>,
+    ) -> Result<(), TransmitError> {
+        let (lane, mut sender) = self.sender(lane)?;
+        let first = sender.next_slot_number();
+        stage(&mut sender).map_err(|error| self.refused(error))?;
+        self.sent(lane, first..sender.next_slot_number(), bytes, request);
+        Ok(())
+    }
+
+    /// The sender of a lane, if there is room for one more completion.
+    #[inline(always)]
+    fn sender(&self, lane: LaneId) -> Result<Sending<'_, O, M>, TransmitError> {
         let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
         if self.completed.is_full() {
             return Err(TransmitError::CompletionsWait);
         }
-        let mut sender = lane.sender.borrow_mut();
-        let first = sender.next_slot_number();
-        let out = match send(&mut sender) {
-            Ok(out) => out,
-            Err(error) => {
-                if error == SendError::Full {
-                    add(&self.counters.full, 1);
-                }
-                return Err(error.into());
-            }
-        };
-        let mask = u64::from(sender.geometry().slots - 1);
-        for n in first..sender.next_slot_number() {
-            if let Some(place) = lane.requests.get(crate::bits::place(n & mask)) {
-                place.set(request);
-            }
-        }
+        Ok((lane, lane.sender.borrow_mut()))
+    }
+
+    /// Notes a frame that has these slots. It comes behind the stores: nobody waits for this.
+    #[inline(always)]
+    fn sent(&self, lane: &SendLane<O, M>, slots: Range<u64>, bytes: usize, request: RequestId) {
+        lane.note(slots, request);
         self.completed.put(request);
         self.others.set(true);
         add(&self.counters.sent_frames, 1);
         add(&self.counters.sent_bytes, bytes as u64);
-        Ok((lane, out))
+    }
+
+    #[cold]
+    fn refused(&self, error: SendError) -> TransmitError {
+        if error == SendError::Full {
+            add(&self.counters.full, 1);
+        }
+        error.into()
     }
 
     #[inline]

@@ -3,7 +3,9 @@
 //! ```text
 //!   bytes 0..56               56..60              60..64
 //!   a short frame             its last 4 bytes    tag      kind 1: the frame is in the line
-//!   a frame's beginning       4 bytes more        tag      kind 4: it goes on in the next slot, in the same form
+//!   a frame's beginning       4 bytes more        tag      kind 4: its rest is in the next slot
+//!   a frame's beginning       4 bytes more        tag      kind 5: its rest, 1 to 4 bytes, came in a line of rests
+//!   14 rests, 4 bytes each    one more            tag      kind 6: a line of rests; the frames follow in their order
 //!   address, time, hash       length and flags    tag      kind 2: the frame, or a part of it, is in a buffer
 //!   address, time, beginning  length              tag      kind 3: a frame whose payload is still on its way
 //!
@@ -11,11 +13,17 @@
 //! ```
 //!
 //! Bytes 56..64 are one word, stored last. With times ([`Geometry::stamps`](super::Geometry::stamps)) the first line
-//! of a short frame has 48 bytes and the 4 in the last word, and bytes 48..56 are the time. Of a frame in two lines the
-//! second one is stored first; its tag has the lap and nothing else.
+//! of a short frame has 48 bytes and the 4 in the last word, and bytes 48..56 are the time.
+//!
+//! **A frame a little longer than a line.** What of it does not fit its first line is its *rest*. A frame that goes alone
+//! (kind 4) has its rest in the slot behind it, which is stored first: up to 4 bytes of it in that slot's last word,
+//! more from its first byte on. Frames that are staged one after another (kind 5) share one line for their rests, which
+//! stands before them and is published last: 15 frames of 64 bytes are 16 lines, not 30. The bits of the length say
+//! how long the rest is, and in a line of rests how many there are.
 
 use super::{Address, Geometry, Nonsense};
 use crate::bits::{low8, low16, low32};
+use shm::LINE_WORDS;
 
 /// Bytes of a slot: one cache line.
 pub(crate) const LINE_BYTES: usize = 64;
@@ -30,10 +38,15 @@ pub(crate) const LINE_FRAME: usize = BODY_BYTES + TAIL_BYTES;
 /// How much of a frame a kind 3 event carries.
 pub(crate) const EARLY_BYTES: usize = 40;
 
-const INLINE: u8 = 1;
+pub(crate) const INLINE: u8 = 1;
 const BUFFER: u8 = 2;
 const EARLY: u8 = 3;
-const TWO_LINES: u8 = 4;
+pub(crate) const TWO_LINES: u8 = 4;
+pub(crate) const SHARES: u8 = 5;
+const RESTS: u8 = 6;
+
+/// The most rests that a line holds.
+pub(crate) const MOST_RESTS: usize = 15;
 
 /// Where the kind stands in a last word; the lap follows.
 const KIND_SHIFT: u32 = 53;
@@ -79,7 +92,7 @@ pub struct Meta {
 /// A line in private memory. Of short frames it has the last word alone: the frame stays where it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Line {
-    pub(crate) body: [u8; BODY_BYTES],
+    pub(crate) body: [u64; LINE_WORDS],
     /// The last word without its lap.
     pub(crate) last: u64,
 }
@@ -118,13 +131,47 @@ pub(crate) fn short_words(len: usize, tails: [u32; 2], filter: FilterId, stamps:
 #[inline(always)]
 pub(crate) fn short_said(last: u64, geometry: &Geometry) -> Result<(u8, FilterId), Nonsense> {
     let one = split(geometry.stamps) + TAIL_BYTES;
-    let two = last >> 53 & 7 == u64::from(TWO_LINES);
-    let (base, most) = if two { (one, LINE_FRAME) } else { (0, one) };
+    let (base, most) = match low8(last >> KIND_SHIFT & 7) {
+        TWO_LINES => (one, LINE_FRAME),
+        SHARES => (one, TAIL_BYTES),
+        _ => (0, one),
+    };
     let len = low8(last >> 47 & 0x3F);
     if usize::from(len) > most {
         return Err(Nonsense::Length { bytes: len.into(), most: low32(most as u64) });
     }
     Ok((len + low8(base as u64), FilterId(low16(last >> 32) & FilterId::MOST)))
+}
+
+/// The last word, without lap, of a frame's first line whose rest of `rest` bytes is in a line of rests.
+#[inline(always)]
+pub(crate) fn shares_word(rest: usize, tail: u32, filter: FilterId) -> u64 {
+    tag(SHARES, rest, filter) | u64::from(tail)
+}
+
+/// The last word, without lap, of a line of rests; its last rest, if it has so many, is to be put into it.
+#[inline(always)]
+pub(crate) fn rests_word(count: usize) -> u64 {
+    tag(RESTS, count, FilterId::NONE)
+}
+
+/// The beginning of a frame as words, where it is whole.
+#[inline(always)]
+pub(crate) fn words(body: &[u8; BODY_BYTES]) -> [u64; LINE_WORDS] {
+    let mut words = [0; LINE_WORDS];
+    words.iter_mut().zip(body.as_chunks().0).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
+    words
+}
+
+/// The beginning of a frame as words, padded with zeros.
+pub(crate) fn body_words(frame: &[u8]) -> [u64; LINE_WORDS] {
+    let (whole, part) = frame.as_chunks();
+    let mut words = [0; LINE_WORDS];
+    words.iter_mut().zip(whole).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
+    if let Some(last) = words.get_mut(whole.len()) {
+        *last = part.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    }
+    words
 }
 
 #[inline(always)]
@@ -137,24 +184,20 @@ impl Line {
     pub(crate) fn buffer(address: Address, len: u32, start: bool, continues: bool, meta: Meta) -> Self {
         let flags = if start { START } else { 0 } | if continues { CONTINUES } else { 0 };
         let last = tag(BUFFER, 0, meta.filter) | u64::from(len | flags);
-        Self { body: Self::described(address, meta, &[]), last }
+        // A short hash shares its word with nothing.
+        let hash = [u64::from(meta.hash), 0, 0, 0, 0];
+        Self { body: Self::described(address, meta, hash), last }
     }
 
     /// A frame that comes: where it will be, and how it begins.
     pub(crate) fn early(address: Address, len: u32, beginning: &[u8], meta: Meta) -> Self {
         let last = tag(EARLY, 0, meta.filter) | u64::from(len);
-        Self { body: Self::described(address, meta, beginning), last }
+        let [a, b, c, d, e, ..] = body_words(beginning);
+        Self { body: Self::described(address, meta, [a, b, c, d, e]), last }
     }
 
-    fn described(address: Address, meta: Meta, beginning: &[u8]) -> [u8; BODY_BYTES] {
-        let words = [address.with_lap(0), meta.stamp];
-        let mut body = [0; BODY_BYTES];
-        // A short hash shares its word with nothing in a buffer's line; an early one has the beginning there.
-        let hash = u64::from(meta.hash).to_le_bytes();
-        let rest = if beginning.is_empty() { &hash[..] } else { beginning };
-        let bytes = words.into_iter().flat_map(u64::to_le_bytes).chain(rest.iter().copied());
-        body.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
-        body
+    fn described(address: Address, meta: Meta, [a, b, c, d, e]: [u64; 5]) -> [u64; LINE_WORDS] {
+        [address.with_lap(0), meta.stamp, a, b, c, d, e]
     }
 
     /// Lap and kind of a last word: its first bits.
@@ -163,9 +206,9 @@ impl Line {
         last >> KIND_SHIFT
     }
 
-    /// What the last word of a frame in one line begins with.
-    pub(crate) fn one_line(lap: u8) -> u64 {
-        u64::from(lap) << 3 | u64::from(INLINE)
+    /// What a last word of this lap begins with, apart from its kind.
+    pub(crate) fn of_lap(lap: u8) -> u64 {
+        u64::from(lap) << 3
     }
 
     /// How many bytes of a short frame are in the line, by its last word; up to 63, whatever fits.
@@ -189,7 +232,25 @@ impl Line {
     /// Whether a last word belongs to a short frame: then the rest of its line is the frame.
     #[inline]
     pub(crate) fn is_short(last: u64) -> bool {
-        matches!(low8(last >> 53 & 7), INLINE | TWO_LINES)
+        matches!(low8(last >> KIND_SHIFT & 7), INLINE | TWO_LINES | SHARES)
+    }
+
+    /// Whether a short frame has two slots.
+    #[inline]
+    pub(crate) fn is_two(last: u64) -> bool {
+        low8(last >> KIND_SHIFT & 7) == TWO_LINES
+    }
+
+    /// Whether the rest of a short frame is in a line of rests.
+    #[inline]
+    pub(crate) fn shares(last: u64) -> bool {
+        low8(last >> KIND_SHIFT & 7) == SHARES
+    }
+
+    /// Whether a last word belongs to a line of rests.
+    #[inline]
+    pub(crate) fn is_rests(last: u64) -> bool {
+        low8(last >> KIND_SHIFT & 7) == RESTS
     }
 
     /// The last word with its lap, which is in its place already.
@@ -199,8 +260,7 @@ impl Line {
     }
 
     fn body_word(&self, index: usize) -> u64 {
-        let (words, _) = self.body.as_chunks::<8>();
-        words.get(index).map_or(0, |&word| u64::from_le_bytes(word))
+        self.body.get(index).copied().unwrap_or(0)
     }
 
     /// What the line says.
@@ -209,7 +269,9 @@ impl Line {
         let tag = self.last >> 32;
         let low = low32(self.last);
         match low8(tag >> 21 & 7) {
-            INLINE | TWO_LINES => short_said(self.last, geometry).map(|(len, _)| Said::Short { len }),
+            INLINE | TWO_LINES | SHARES => {
+                short_said(self.last, geometry).map(|(len, _)| Said::Short { len })
+            }
             BUFFER => {
                 let (index, len) = (self.index(geometry)?, low & LENGTH);
                 if len > geometry.buffer_bytes {
@@ -246,7 +308,10 @@ impl Line {
 
     /// The beginning that an early event carries.
     pub(crate) fn beginning(&self) -> [u8; EARLY_BYTES] {
-        self.body.last_chunk().copied().unwrap_or([0; EARLY_BYTES])
+        let [_, _, beginning @ ..] = self.body;
+        let mut bytes = [0; EARLY_BYTES];
+        bytes.as_chunks_mut().0.iter_mut().zip(beginning).for_each(|(to, word)| *to = word.to_le_bytes());
+        bytes
     }
 }
 
@@ -258,10 +323,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_line_is_too_strange(body: [u64; 7], last: u64, stamps: bool) {
-            let mut bytes = [0; BODY_BYTES];
-            bytes.iter_mut().zip(body.into_iter().flat_map(u64::to_le_bytes)).for_each(|(to, from)| *to = from);
             let geometry = Geometry { stamps, ..Geometry::default() };
-            match (Line { body: bytes, last }).said(&geometry) {
+            match (Line { body, last }).said(&geometry) {
                 Ok(Said::Short { len }) => prop_assert!(usize::from(len) <= geometry.short_most()),
                 Ok(Said::Buffer { index, len, .. } | Said::Early { index, len }) => {
                     prop_assert!(index < geometry.buffers && len <= geometry.buffer_bytes);
@@ -294,7 +357,7 @@ mod tests {
             for len in 0..=geometry.short_most() {
                 let (last, second) = short_words(len, [1, 2], FilterId(3), stamps);
                 assert_eq!(second.is_some(), len > if stamps { 52 } else { 60 });
-                let line = Line { body: [0; BODY_BYTES], last };
+                let line = Line { body: [0; LINE_WORDS], last };
                 let said = line.said(&geometry).unwrap();
                 assert_eq!(
                     (said, line.meta(said).filter),

@@ -122,7 +122,19 @@ impl Geometry {
     /// Where the `n`th event ever lies in the receive area, in bytes.
     #[inline]
     pub(crate) fn slot_at(self, n: u64) -> usize {
-        place(n & u64::from(self.slots - 1)) * LINE_BYTES
+        place(n & self.slot_mask()).wrapping_mul(LINE_BYTES)
+    }
+
+    /// Whether the `n`th event ever lies in the first slot: there a lap begins.
+    #[inline(always)]
+    pub(crate) fn is_first(self, n: u64) -> bool {
+        n & self.slot_mask() == 0
+    }
+
+    /// There are as many slots as a power of two: [`check`](Self::check) has seen to it.
+    #[inline(always)]
+    fn slot_mask(self) -> u64 {
+        u64::from(self.slots.wrapping_sub(1))
     }
 
     /// Where a buffer lies in the receive area, in bytes.

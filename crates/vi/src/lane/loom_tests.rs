@@ -72,11 +72,45 @@ fn frames_in_two_lines() {
         let (mut sender, receiver) = lane(2, 0, false);
         let thread = thread::spawn(move || {
             for n in 1..=2_u8 {
+                send(&mut sender, &[n; 66]);
+            }
+        });
+        for n in 1..=2_u8 {
+            receive(&receiver, n, 66);
+        }
+        thread.join().unwrap();
+    });
+}
+
+/// The same, where the second line has no more than its last word.
+fn frames_a_little_longer() {
+    loom::model(|| {
+        let (mut sender, receiver) = lane(2, 0, false);
+        let thread = thread::spawn(move || {
+            for n in 1..=2_u8 {
                 send(&mut sender, &[n; 64]);
             }
         });
         for n in 1..=2_u8 {
             receive(&receiver, n, 64);
+        }
+        thread.join().unwrap();
+    });
+}
+
+/// Two frames whose rests share a line; a third one needs that line's slot.
+fn frames_that_share_a_line() {
+    loom::model(|| {
+        let (mut sender, receiver) = lane(4, 0, false);
+        let thread = thread::spawn(move || {
+            for n in 1..=2_u8 {
+                sender.stage_one(&[n; 64], Meta::default()).unwrap();
+            }
+            sender.push().unwrap();
+            send(&mut sender, &[3; 66]);
+        });
+        for (n, len) in [(1, 64), (2, 64), (3, 66)] {
+            receive(&receiver, n, len);
         }
         thread.join().unwrap();
     });
@@ -129,6 +163,18 @@ fn loom_frames_in_two_lines() {
 }
 
 #[test]
+fn loom_frames_a_little_longer() {
+    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    frames_a_little_longer();
+}
+
+#[test]
+fn loom_frames_that_share_a_line() {
+    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    frames_that_share_a_line();
+}
+
+#[test]
 fn loom_frames_in_buffers() {
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     frames_in_buffers();
@@ -143,7 +189,7 @@ fn loom_sleep_and_wake() {
 #[test]
 fn loom_finds_each_order_that_is_weakened_alone() {
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let places: [(Site, fn()); 12] = [
+    let places: [(Site, fn()); 20] = [
         (Site::PublishEvent, short_frames),
         (Site::SeeEvent, short_frames),
         (Site::ReturnCredit, short_frames),
@@ -152,6 +198,14 @@ fn loom_finds_each_order_that_is_weakened_alone() {
         (Site::SeeEvent, frames_in_two_lines),
         (Site::ReturnCredit, frames_in_two_lines),
         (Site::SeeCredit, frames_in_two_lines),
+        (Site::PublishEvent, frames_a_little_longer),
+        (Site::SeeEvent, frames_a_little_longer),
+        (Site::ReturnCredit, frames_a_little_longer),
+        (Site::SeeCredit, frames_a_little_longer),
+        (Site::PublishEvent, frames_that_share_a_line),
+        (Site::SeeEvent, frames_that_share_a_line),
+        (Site::ReturnCredit, frames_that_share_a_line),
+        (Site::SeeCredit, frames_that_share_a_line),
         (Site::PostBuffer, frames_in_buffers),
         (Site::SeeBuffer, frames_in_buffers),
         (Site::Arm, sleep_and_wake),

@@ -13,7 +13,8 @@
 //!
 //! **A frame of up to 60 bytes is one cache line.** Bytes 0 to 59 of the line are the frame, the last 4 are the tag:
 //! lap, kind, length, filter. The last 8 bytes go by one release store, so a receiver that sees the tag sees the frame.
-//! A frame of up to 120 bytes is two lines of this kind. A longer one is copied into a buffer that the receiver has
+//! A frame of up to 120 bytes is two lines; of such that are pushed together and are no longer than 64 bytes, fifteen share
+//! one more line. A longer one is copied into a buffer that the receiver has
 //! posted, and its event line says where it lies. The receiver reads each where it landed, and lets it go.
 //!
 //! **No index is polled.** A tag carries the lap of the ring it belongs to, and so does each posted buffer: who waits
@@ -26,26 +27,31 @@
 //! sender that publishes on a lane with wake-ups makes a full fence, then looks whether it is armed.
 
 mod address;
+mod body;
 mod claim;
 mod event;
 mod geometry;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod order;
+mod put;
 mod receiver;
 mod sender;
 mod shared;
 mod short;
+mod take;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use address::Address;
+pub use body::{Arrival, Body};
 pub use claim::Claim;
 pub use event::{FilterId, Meta};
 pub use geometry::{BadGeometry, Geometry};
-pub use receiver::{Arrival, Body, Holding, PostError, Receiver};
+pub use receiver::{Holding, PostError, Receiver};
 pub use sender::{SendError, Sender};
 pub use shared::{MappedReceiver, MappedSender, SharedLane, SharedLaneError};
+pub(crate) use take::Taken;
 
 use shm::WindowError;
 
@@ -82,6 +88,9 @@ pub enum Nonsense {
     /// A frame in a slot that was not let go.
     #[error("slot {0} was written while its frame was being read")]
     NoCredit(u32),
+    /// A frame whose rest did not come before it, or a line of rests that makes no sense.
+    #[error("a frame and the line of rests before it do not fit together")]
+    Rests,
     /// Credit for slots that were not sent, or less credit than before.
     #[error("credit for {seen} slots, where {before} were returned and {sent} were sent")]
     Credit {

@@ -1,24 +1,14 @@
 //! The sending end of a lane.
 
-use super::event::{BODY_BYTES, LINE_FRAME, Line, STAMP, one_line_word, short_words};
-use super::order::{Site, acquire, fence, release};
-use super::short;
+use super::event::{LINE_FRAME, Line};
+use super::order::{Site, acquire, fence};
+use super::put::{Held, lap};
 use super::{Address, BadGeometry, Geometry, LaneError, Meta, Nonsense};
-use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError};
+use shm::{LoadOrder, Memory, Routine, Window, WindowError};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Events that may wait for a push; one more pushes them all.
-const BATCH: u32 = 64;
-
-/// The first line that waits for a push. It alone is kept back: a receiver looks at the next slot and at none behind it, so
-/// those that follow are written to their slots at once, tags and all. Only of the first one nothing may be written,
-/// since a line that is written in two steps while it is looked at travels twice.
-#[derive(Debug)]
-struct Held {
-    body: [u8; BODY_BYTES],
-    /// With its lap.
-    last: u64,
-}
+pub(super) const BATCH: u32 = 64;
 
 /// Why a frame was not sent. The lane is as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +35,7 @@ pub enum SendError {
 /// The sending end. `O` leads into the receive area, `M` is the return area.
 #[derive(Debug)]
 pub struct Sender<O, M> {
-    outbound: O,
+    pub(super) outbound: O,
     inbound: M,
     pub(super) geometry: Geometry,
     /// Tells claims of different lanes apart.
@@ -55,26 +45,26 @@ pub struct Sender<O, M> {
     /// Slots written, ever, and the one kept back: the next line goes to this one.
     pub(super) next: u64,
     /// The lap that the next slot belongs to, where it stands in a last word.
-    lap: u64,
+    pub(super) lap: u64,
     /// Slots that the receiver has taken, as it said last.
-    taken: u64,
+    pub(super) taken: u64,
+    /// The first slot that may not be written without a look: 0 on a lane that is over or has times.
+    pub(super) until: u64,
     /// Posted buffers seen, ever.
     seen: u64,
     /// Posted buffers in hand. The last one is used first: its lines are warm.
     pub(super) free: Vec<u32>,
     /// Frames that wait for a push.
-    staged: u32,
+    pub(super) staged: u32,
     /// The first line of them.
-    held: Held,
+    pub(super) held: Held,
     /// Payloads from this length on are streamed past the caches.
     stream_from: usize,
     /// Whether a streamed copy waits for its fence.
-    streamed: bool,
+    pub(super) streamed: bool,
     /// The arming that was answered last.
     woken: u64,
     failed: Option<LaneError>,
-    /// Whether the lane works and its lines carry no times.
-    usual: bool,
 }
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -98,15 +88,15 @@ impl<O: Window, M: Memory> Sender<O, M> {
             next: 0,
             lap: lap(0, &geometry),
             taken: 0,
+            until: if geometry.stamps { 0 } else { geometry.slots.into() },
             seen: 0,
             free: Vec::with_capacity(geometry.buffers as usize),
             staged: 0,
-            held: Held { body: [0; BODY_BYTES], last: 0 },
+            held: Held::default(),
             stream_from: usize::MAX,
             streamed: false,
             woken: 0,
             failed: None,
-            usual: !geometry.stamps,
         })
     }
 
@@ -150,33 +140,6 @@ impl<O: Window, M: Memory> Sender<O, M> {
     pub fn buffers(&mut self) -> Result<u32, LaneError> {
         self.look_for_buffers()?;
         Ok(u32::try_from(self.free.len()).unwrap_or(u32::MAX))
-    }
-
-    /// Sends one frame at once, with all that was staged before. True: the receiver sleeps and is to be woken.
-    ///
-    /// # Errors
-    /// [`SendError`], and nothing of this frame was sent.
-    #[inline]
-    pub fn send(&mut self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
-        let room = self.next.wrapping_sub(self.taken) < u64::from(self.geometry.slots);
-        if frame.len() <= LINE_FRAME && self.usual && room && self.next == self.published {
-            self.put_line(frame, meta)?;
-            self.published = self.next;
-            return Ok(self.armed()?);
-        }
-        self.send_other(frame, meta)
-    }
-
-    #[inline(never)]
-    fn send_other(&mut self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
-        if frame.len() <= self.geometry.short_most() && self.next == self.published {
-            self.need_slots(self.short_slots(frame.len()))?;
-            self.put_short(frame, meta)?;
-            self.published = self.next;
-            return Ok(self.armed()?);
-        }
-        self.stage(&[frame], meta)?;
-        Ok(self.push()?)
     }
 
     /// Stages a frame that is gathered from `parts`: its payload goes to the receiver now, its event with the next
@@ -259,8 +222,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
     pub fn warm(&mut self, frame: &[u8]) -> Result<(), SendError> {
         let frame = frame.get(..self.geometry.short_most()).unwrap_or(frame);
         self.need_slots(self.short_slots(frame.len()))?;
-        let stored = short::store(&self.outbound, &self.geometry, self.next, frame);
-        stored.map_err(|error| self.fail(error.into()))?;
+        self.warm_slots(frame)?;
         Ok(())
     }
 
@@ -276,8 +238,8 @@ impl<O: Window, M: Memory> Sender<O, M> {
     }
 
     #[cold]
-    fn fail(&mut self, error: LaneError) -> LaneError {
-        self.usual = false;
+    pub(super) fn fail(&mut self, error: LaneError) -> LaneError {
+        self.until = 0;
         *self.failed.get_or_insert(error)
     }
 
@@ -326,6 +288,9 @@ impl<O: Window, M: Memory> Sender<O, M> {
             return Err(self.fail(Nonsense::Credit { seen, before, sent }.into()));
         }
         self.taken = seen;
+        if !self.geometry.stamps {
+            self.until = seen + u64::from(self.geometry.slots);
+        }
         Ok(())
     }
 
@@ -431,149 +396,19 @@ impl<O: Window, M: Memory> Sender<O, M> {
         stored.map_err(|error| self.fail(error.into()))
     }
 
-    #[inline]
-    fn stage_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), SendError> {
-        self.need_slots(self.short_slots(frame.len()))?;
-        self.make_room()?;
-        if self.next == self.published {
-            self.hold_short(frame, meta)?;
-        } else if frame.len() <= LINE_FRAME && self.usual {
-            self.put_line(frame, meta)?;
-        } else {
-            self.put_short(frame, meta)?;
-        }
-        self.staged += 1;
-        Ok(())
-    }
-
-    #[inline]
-    pub(super) fn stage_line(&mut self, line: &Line) -> Result<(), SendError> {
-        self.make_room()?;
-        if self.next != self.published {
-            self.put(line)?;
-        } else {
-            self.held = Held { body: line.body, last: line.word(self.lap) };
-            self.next_slot();
-        }
-        self.staged += 1;
-        Ok(())
-    }
-
     /// Pushes what is staged when as much waits as may.
     #[inline]
-    fn make_room(&mut self) -> Result<(), LaneError> {
+    pub(super) fn make_room(&mut self) -> Result<(), LaneError> {
         if self.staged >= BATCH { self.publish_staged() } else { Ok(()) }
     }
 
-    #[inline]
-    pub(super) fn publish_staged(&mut self) -> Result<(), LaneError> {
-        if self.next == self.published {
-            return Ok(());
-        }
-        if self.streamed {
-            self.outbound.flush().map_err(|error| self.fail(error.into()))?;
-            self.streamed = false;
-        }
-        // The tag of the first one orders all that were written before it.
-        let at = self.geometry.slot_at(self.published);
-        let stored = self.outbound.write(at, &self.held.body).and_then(|()| {
-            self.outbound.store_u64(at + BODY_BYTES, self.held.last, release(Site::PublishEvent))
-        });
-        stored.map_err(|error| self.fail(error.into()))?;
-        self.published = self.next;
-        self.staged = 0;
-        Ok(())
-    }
-
-    /// Slots that a short frame takes.
-    #[inline]
-    fn short_slots(&self, len: usize) -> u64 {
-        if len > self.geometry.line_most() { 2 } else { 1 }
-    }
-
-    /// Writes a frame that fits one line without a time into the next slot.
-    #[inline(always)]
-    fn put_line(&mut self, frame: &[u8], meta: Meta) -> Result<(), LaneError> {
-        let at = self.geometry.slot_at(self.next);
-        let last = one_line_word(frame.len(), short::tail(frame), meta.filter) | self.lap;
-        let stored = short::store_line(&self.outbound, at, frame)
-            .and_then(|()| self.outbound.store_u64(at + BODY_BYTES, last, release(Site::PublishEvent)));
-        stored.map_err(|error| self.fail(error.into()))?;
-        self.next_slot();
-        Ok(())
-    }
-
-    /// Writes a short frame into the next slot, or the next two: the last word of the first one last.
-    #[inline(always)]
-    fn put_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), LaneError> {
-        self.store_short(frame, meta).map_err(|error| self.fail(error.into()))
-    }
-
-    #[inline(always)]
-    fn store_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), WindowError> {
-        let (n, stamps) = (self.next, self.geometry.stamps);
-        let (first, second) = short_words(frame.len(), short::tails(frame, stamps), meta.filter, stamps);
-        let first = first | self.lap;
-        let at = self.geometry.slot_at(n);
-        self.next_slot();
-        if let Some(second) = second {
-            // The first line's last word orders this one too.
-            let word = second | self.lap;
-            self.outbound.store_u64(self.geometry.slot_at(n + 1) + BODY_BYTES, word, StoreOrder::Relaxed)?;
-            self.next_slot();
-        }
-        if stamps {
-            self.outbound.write(at + STAMP, &meta.stamp.to_le_bytes())?;
-        }
-        short::store(&self.outbound, &self.geometry, n, frame)?;
-        self.outbound.store_u64(at + BODY_BYTES, first, release(Site::PublishEvent))
-    }
-
-    /// Keeps the first line of a short frame back, and writes the second, if there is one.
-    fn hold_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), LaneError> {
-        let (n, stamps) = (self.next, self.geometry.stamps);
-        let (first, second) = short_words(frame.len(), short::tails(frame, stamps), meta.filter, stamps);
-        self.held.last = first | self.lap;
-        short::first(frame, stamps, meta.stamp, &mut self.held.body);
-        self.next_slot();
-        if let Some(second) = second {
-            let at = self.geometry.slot_at(n + 1);
-            let stored = self.outbound.write(at, short::second(frame, stamps)).and_then(|()| {
-                self.outbound.store_u64(at + BODY_BYTES, second | self.lap, StoreOrder::Relaxed)
-            });
-            stored.map_err(|error| self.fail(error.into()))?;
-            self.next_slot();
-        }
-        Ok(())
-    }
-
-    /// Counts a slot; laps change at the first one alone.
-    #[inline(always)]
-    fn next_slot(&mut self) {
-        self.next += 1;
-        if self.next & u64::from(self.geometry.slots - 1) == 0 {
-            self.lap = lap(self.next, &self.geometry);
-        }
-    }
-
-    /// Writes a line into the next slot: its last word last.
-    #[inline]
-    pub(super) fn put(&mut self, line: &Line) -> Result<(), LaneError> {
-        let at = self.geometry.slot_at(self.next);
-        let stored = self.outbound.write(at, &line.body).and_then(|()| {
-            self.outbound.store_u64(at + BODY_BYTES, line.word(self.lap), release(Site::PublishEvent))
-        });
-        stored.map_err(|error| self.fail(error.into()))?;
-        self.next_slot();
-        Ok(())
-    }
-
     /// Whether the receiver went to sleep and was not woken since.
-    #[inline]
-    fn armed(&mut self) -> Result<bool, LaneError> {
-        if !self.geometry.wakes {
-            return Ok(false);
-        }
+    #[inline(always)]
+    pub(super) fn armed(&mut self) -> Result<bool, LaneError> {
+        if self.geometry.wakes { self.look_armed() } else { Ok(false) }
+    }
+
+    fn look_armed(&mut self) -> Result<bool, LaneError> {
         fence(Site::LookArmed);
         let armed = self.inbound.load_u64(Geometry::ARMED, LoadOrder::Relaxed);
         let armed = armed.map_err(|error| self.fail(error.into()))?;
@@ -581,10 +416,4 @@ impl<O: Window, M: Memory> Sender<O, M> {
         self.woken = armed;
         Ok(wake)
     }
-}
-
-/// The lap of the `n`th slot ever, where it stands in a last word.
-#[cold]
-fn lap(n: u64, geometry: &Geometry) -> u64 {
-    u64::from(Geometry::lap(n, geometry.slots)) << 56
 }

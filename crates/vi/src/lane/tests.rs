@@ -238,10 +238,15 @@ fn areas_that_are_too_short_are_refused() {
     assert!(matches!(Receiver::new(SHAPE, long(), back()), Err(BadGeometry::Area { .. })));
 }
 
-/// Writes a line as a lying sender would, with the lap of slot 0.
+/// Writes a line as a lying sender would.
+fn write(lane: &Lane, slot: usize, line: &Line, lap: u8) {
+    let last = line.word(u64::from(lap) << 56);
+    lane.receive_area.store_line(slot * 64, &line.body, last, StoreOrder::Release).unwrap();
+}
+
+/// The same, to slot 0.
 fn forge(lane: &Lane, line: &Line, lap: u8) {
-    lane.receive_area.write(0, &line.body).unwrap();
-    lane.receive_area.store_u64(56, line.word(u64::from(lap) << 56), StoreOrder::Release).unwrap();
+    write(lane, 0, line, lap);
 }
 
 fn fails_for_ever(lane: &Lane, reason: Nonsense) {
@@ -258,11 +263,15 @@ fn a_sender_that_lies_is_found_out() {
     let buffer = |at: Address, len| Line::buffer(at, len, true, false, Meta::default());
     let lies = [
         (buffer(address(0), 64), 2, Nonsense::Lap { slot: 0, seen: 2, expected: 1 }),
-        (Line { body: [0; 56], last: 0 }, 1, Nonsense::Kind(0)),
-        (Line { body: [0; 56], last: 7 << 53 }, 1, Nonsense::Kind(7)),
-        (Line { body: [0; 56], last: 1 << 53 | 61 << 47 }, 1, Nonsense::Length { bytes: 61, most: 60 }),
-        (Line { body: [0; 56], last: 4 << 53 | 61 << 47 }, 1, Nonsense::Length { bytes: 61, most: 60 }),
-        (Line { body: [0; 56], last: 4 << 53 | 9 << 47 }, 1, Nonsense::Lap { slot: 1, seen: 0, expected: 1 }),
+        (Line { body: [0; 7], last: 0 }, 1, Nonsense::Kind(0)),
+        (Line { body: [0; 7], last: 7 << 53 }, 1, Nonsense::Kind(7)),
+        (Line { body: [0; 7], last: 1 << 53 | 61 << 47 }, 1, Nonsense::Length { bytes: 61, most: 60 }),
+        (Line { body: [0; 7], last: 4 << 53 | 61 << 47 }, 1, Nonsense::Length { bytes: 61, most: 60 }),
+        (Line { body: [0; 7], last: 4 << 53 | 9 << 47 }, 1, Nonsense::Lap { slot: 1, seen: 0, expected: 1 }),
+        (Line { body: [0; 7], last: 5 << 53 | 5 << 47 }, 1, Nonsense::Length { bytes: 5, most: 4 }),
+        (Line { body: [0; 7], last: 5 << 53 | 4 << 47 }, 1, Nonsense::Rests),
+        (Line { body: [0; 7], last: 6 << 53 }, 1, Nonsense::Rests),
+        (Line { body: [0; 7], last: 6 << 53 | 16 << 47 }, 1, Nonsense::Rests),
         (buffer(address(0), 129), 1, Nonsense::Length { bytes: 129, most: 128 }),
         (buffer(address(384), 64), 1, Nonsense::Address(address(384))),
         (buffer(address(64), 64), 1, Nonsense::Address(address(64))),
@@ -285,9 +294,52 @@ fn a_buffer_that_is_filled_twice_is_found_out() {
     lane.sender.send(&[1; 128], Meta::default()).unwrap();
     let index = lane.receiver.take().unwrap().unwrap().body.buffer().unwrap();
     let line = Line::buffer(SHAPE.address(index).unwrap(), 64, true, false, Meta::default());
-    lane.receive_area.write(64, &line.body).unwrap();
-    lane.receive_area.store_u64(120, line.word(1 << 56), StoreOrder::Release).unwrap();
+    write(&lane, 1, &line, 1);
     fails_for_ever(&lane, Nonsense::NotPosted(index));
+}
+
+#[test]
+fn rests_that_no_frame_asks_for_are_found_out() {
+    let lane = lane(SHAPE);
+    let rests = Line { body: [7; 7], last: 6 << 53 | 2 << 47 };
+    let frame = Line { body: [0; 7], last: 5 << 53 | 4 << 47 };
+    write(&lane, 0, &rests, 1);
+    assert_eq!(lane.receiver.take(), Ok(None), "a line of rests is no frame");
+    write(&lane, 1, &frame, 1);
+    let body = lane.receiver.take().unwrap().unwrap().body;
+    assert_eq!(body.len(), 64);
+    // One rest is left when the next line of them comes.
+    write(&lane, 2, &rests, 1);
+    fails_for_ever(&lane, Nonsense::Rests);
+}
+
+#[test]
+fn frames_that_share_a_line_for_their_rests() {
+    let mut lane = with_buffers(Geometry { slots: 64, ..SHAPE });
+    // Whatever is staged together: what is a little longer than a line, shorter, longer; few or more than one line of rests.
+    for round in 0..200_usize {
+        let lens = (0..round % 23 + 1).map(|n| match (n * 7 + round * 13) % 11 {
+            0 if round % 2 == 0 => 60,
+            1 if round % 5 == 0 => 80,
+            2 if round % 7 == 0 && n < 3 => 125,
+            odd => 61 + odd % 4,
+        });
+        let frames: Vec<Vec<u8>> =
+            lens.map(|len| (0..len).map(|at| (at * 3 + len + round) as u8).collect()).collect();
+        for frame in &frames {
+            lane.sender.stage_one(frame, Meta::default()).unwrap();
+        }
+        lane.sender.push().unwrap();
+        for sent in &frames {
+            assert_eq!(lane.receiver.peek().unwrap().map(|(len, _)| len as usize), Some(sent.len()));
+            assert_eq!(frame(&lane.receiver).as_ref(), Some(sent));
+        }
+        assert_eq!(frame(&lane.receiver), None);
+    }
+    // Fifteen frames and their rests are sixteen lines.
+    let before = lane.sender.next_slot_number();
+    (0..15).for_each(|_| lane.sender.stage_one(&[5; 64], Meta::default()).unwrap());
+    assert_eq!((lane.sender.next_slot_number() - before, lane.sender.staged()), (16, 15));
 }
 
 #[test]
@@ -297,10 +349,7 @@ fn a_sender_that_announces_without_end_holds_nobody() {
     // As if every slot were written again and again, whatever the credit.
     for round in 0..3 {
         for slot in 0..4 {
-            lane.receive_area.write(slot * 64, &line.body).unwrap();
-            lane.receive_area
-                .store_u64(slot * 64 + 56, line.word((round + 1) << 56), StoreOrder::Release)
-                .unwrap();
+            write(&lane, slot, &line, round + 1);
         }
         assert_eq!(lane.receiver.take(), Ok(None));
     }
