@@ -288,14 +288,6 @@ macro_rules! memory_of {
             }
 
             #[inline]
-            fn will_load(&self, at: usize) {
-                let $me = self;
-                if let Ok(memory) = $inner {
-                    memory.will_load(at);
-                }
-            }
-
-            #[inline]
             fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {
                 let $me = self;
                 $inner?.load_u32(at, order)

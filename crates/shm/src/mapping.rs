@@ -316,11 +316,6 @@ impl Memory for Mapping {
     }
 
     #[inline]
-    fn will_load(&self, at: usize) {
-        self.range.will_load(at);
-    }
-
-    #[inline]
     fn load_u32(&self, at: usize, order: LoadOrder) -> Result<u32, WindowError> {
         self.range.load_u32(at, order)
     }

@@ -136,20 +136,6 @@ impl Raw {
         let _ = at;
     }
 
-    /// Fetches the line at `at` to read it.
-    #[inline]
-    pub(crate) fn will_load(&self, at: usize) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        if let Ok(line) = self.range(at, 1) {
-            // SAFETY: a hint: it changes no memory and no register, and faults nowhere.
-            unsafe {
-                std::arch::asm!("prefetcht0 [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
-            }
-        }
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-        let _ = at;
-    }
-
     /// Where `len` bytes at `at` are.
     #[inline]
     pub(crate) fn range(&self, at: usize, len: usize) -> Result<*mut u8, WindowError> {

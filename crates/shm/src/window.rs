@@ -203,13 +203,6 @@ pub trait Memory: Window {
         Ok(bytes.map(u64::from_le_bytes))
     }
 
-    /// Says that a load from `at` follows soon: a mapped window has the processor fetch the line while the program does
-    /// something else. What is out of bounds is ignored.
-    ///
-    /// A line that the peer has not written yet is taken away from it for nothing.
-    #[inline]
-    fn will_load(&self, _at: usize) {}
-
     /// One atomic load of 4 bytes.
     ///
     /// # Errors
@@ -307,11 +300,6 @@ macro_rules! through {
             #[inline(always)]
             fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
                 (**self).read_line(at)
-            }
-
-            #[inline]
-            fn will_load(&self, at: usize) {
-                (**self).will_load(at);
             }
 
             #[inline]
