@@ -4,20 +4,13 @@ mod world;
 
 use std::time::{Duration, Instant};
 use vi::{Event, RequestId};
-use world::{Domain, LONG, Parent, World, connect, frame, one, reach, receive, send};
+use world::{Domain, LONG, Parent, World, connect, frame, one, reach, receive_and_say, send};
 
 /// Not a test: what the processes of this program's tests do.
 #[test]
 fn part() {
     world::play(|part, arguments| match part {
-        // Takes what comes for a filter, in order, and says so.
-        "receive" => {
-            let mut client = connect(arguments[0].as_ref(), None);
-            client.add_filter(arguments[1].parse().unwrap()).unwrap();
-            Parent.say("ready");
-            receive(&mut client, arguments[2].parse().unwrap());
-            Parent.say("done");
-        }
+        "receive" => receive_and_say(arguments),
         // Sends a few short frames as soon as it can, and is gone.
         "brief" => {
             let mut client = connect(arguments[0].as_ref(), None);

@@ -34,14 +34,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         stamp: u64,
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
-        if let Some((lane, filter)) = cache.only(table, frame) {
-            let verdict = cache.verdict();
-            return match self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
-                Ok(()) => Ok(Steered { verdict, sent: 1, full: 0 }),
-                Err(error) => not_sent(verdict, error),
-            };
-        }
-        self.to_all(table, cache, frame, &mut |lane, filter| {
+        steered(table, cache, frame, |lane, filter| {
             self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request)
         })
     }
@@ -60,35 +53,45 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         stamp: u64,
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
-        if let Some((lane, filter)) = cache.only(table, frame) {
-            let verdict = cache.verdict();
-            return match self.transmit_init(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
-                Ok(()) => Ok(Steered { verdict, sent: 1, full: 0 }),
-                Err(error) => not_sent(verdict, error),
-            };
-        }
-        self.to_all(table, cache, frame, &mut |lane, filter| {
+        steered(table, cache, frame, |lane, filter| {
             self.transmit_init(lane, frame, Meta { filter, stamp, hash: 0 }, request)
         })
     }
+}
 
-    #[inline(never)]
-    fn to_all(
-        &self,
-        table: &Table<LaneId>,
-        cache: &mut FlowCache<LaneId>,
-        frame: &[u8],
-        send: &mut dyn FnMut(LaneId, FilterId) -> Result<(), TransmitError>,
-    ) -> Result<Steered, TransmitError> {
-        let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
-        let mut failed = None;
-        steered.verdict = cache.steer_any(table, frame, &mut |lane, filter| match send(lane, filter) {
-            Ok(()) => steered.sent += 1,
-            Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
-            Err(error) => failed = failed.or(Some(error)),
-        });
-        failed.map_or(Ok(steered), Err)
+/// Has `send` carry a frame to whom it concerns; the usual frame has one recipient, who is known already.
+#[inline(always)]
+fn steered(
+    table: &Table<LaneId>,
+    cache: &mut FlowCache<LaneId>,
+    frame: &[u8],
+    mut send: impl FnMut(LaneId, FilterId) -> Result<(), TransmitError>,
+) -> Result<Steered, TransmitError> {
+    let Some((lane, filter)) = cache.only(table, frame) else {
+        return to_all(table, cache, frame, &mut send);
+    };
+    let verdict = cache.verdict();
+    match send(lane, filter) {
+        Ok(()) => Ok(Steered { verdict, sent: 1, full: 0 }),
+        Err(error) => not_sent(verdict, error),
     }
+}
+
+#[inline(never)]
+fn to_all(
+    table: &Table<LaneId>,
+    cache: &mut FlowCache<LaneId>,
+    frame: &[u8],
+    send: &mut dyn FnMut(LaneId, FilterId) -> Result<(), TransmitError>,
+) -> Result<Steered, TransmitError> {
+    let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
+    let mut failed = None;
+    steered.verdict = cache.steer_any(table, frame, &mut |lane, filter| match send(lane, filter) {
+        Ok(()) => steered.sent += 1,
+        Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
+        Err(error) => failed = failed.or(Some(error)),
+    });
+    failed.map_or(Ok(steered), Err)
 }
 
 /// What became of a frame whose one recipient did not get it.

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use twin::Side;
 use twin_server::WindowMode;
@@ -232,19 +233,24 @@ fn an_overlay_that_is_slow_at_every_step_is_given_up_in_time() {
     assert_heals(&house, a, b);
 }
 
-#[test]
-fn memory_that_no_window_leads_to_comes_and_goes_without_waiting_for_an_overlay() {
-    let house = House::apart(WindowMode::Direct);
+/// Two hosts, b's window on its way to being opened by an overlay that closes and answers to nothing else.
+fn opening_without_answer(house: &House) -> (Strange, Mapped, JoinHandle<Mapped>) {
     let strange =
-        Strange::new(&house, |_, order| if order.pieces.is_empty() { Does::Obey } else { Does::Nothing });
-    let (mut a, b) = linked(&house);
+        Strange::new(house, |_, order| if order.pieces.is_empty() { Does::Obey } else { Does::Nothing });
+    let (a, mut b) = linked(house);
     let orders = strange.orders();
     let opening = std::thread::spawn(move || {
-        let mut b = b;
         b.open(RAM_AT);
         b
     });
     eventually("the window is being opened", || strange.orders() > orders);
+    (strange, a, opening)
+}
+
+#[test]
+fn memory_that_no_window_leads_to_comes_and_goes_without_waiting_for_an_overlay() {
+    let house = House::apart(WindowMode::Direct);
+    let (_first, mut a, opening) = opening_without_answer(&house);
     a.host.map(1 << 40, 4096, 0).unwrap();
     a.host.client.dma_unmap(DmaUnmap::Range { iova: DmaAddr(1 << 40), size: 4096 }).unwrap();
     assert_eq!(house.status().link.state, LinkState::Up, "the overlay has its second still");
@@ -254,16 +260,7 @@ fn memory_that_no_window_leads_to_comes_and_goes_without_waiting_for_an_overlay(
 #[test]
 fn a_second_overlay_of_a_process_takes_the_place_of_the_first() {
     let house = House::apart(WindowMode::Direct);
-    let strange =
-        Strange::new(&house, |_, order| if order.pieces.is_empty() { Does::Obey } else { Does::Nothing });
-    let (mut a, b) = linked(&house);
-    let orders = strange.orders();
-    let opening = std::thread::spawn(move || {
-        let mut b = b;
-        b.open(RAM_AT);
-        b
-    });
-    eventually("the window is being opened", || strange.orders() > orders);
+    let (_first, mut a, opening) = opening_without_answer(&house);
     // The order that was under way is nobody's now; the host that waits for it is answered.
     let _second = Strange::new(&house, |_, _| Does::Obey);
     let began = Instant::now();

@@ -319,6 +319,15 @@ pub(crate) fn receive(client: &mut Client<Domain>, frames: u64) {
     }
 }
 
+/// What a process does that takes frames: those for a filter, so many, in order. Its arguments are socket, filter, frames.
+pub(crate) fn receive_and_say(arguments: &[&str]) {
+    let mut client = connect(arguments[0].as_ref(), None);
+    client.add_filter(arguments[1].parse().unwrap()).unwrap();
+    Parent.say("ready");
+    receive(&mut client, arguments[2].parse().unwrap());
+    Parent.say("done");
+}
+
 /// Polls until a frame comes.
 pub(crate) fn one(client: &mut Client<Domain>) -> Vec<u8> {
     let start = Instant::now();
