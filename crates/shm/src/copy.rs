@@ -12,7 +12,7 @@ use crate::counted;
 /// | [`Words`](Self::Words) | volatile 8-byte words | up to two cache lines |
 /// | [`Vector`](Self::Vector) | 32-byte AVX2 loads and stores | a few lines; all larger copies where `rep movsb` is slow |
 /// | [`Rep`](Self::Rep) | `rep movsb` | from 512 bytes on processors that have it fast (ERMS) |
-/// | [`Stream`](Self::Stream) | non-temporal stores (AVX2, else SSE2) | write-combined windows; a peer on another die where `rep movsb` is slow |
+/// | [`Stream`](Self::Stream) | non-temporal stores (whole lines by AVX-512; else AVX2, else SSE2) | write-combined windows; a peer on another die that reads ahead, or where `rep movsb` is slow |
 ///
 /// A routine that this processor has not got falls back to one that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +151,14 @@ unsafe fn bulk(routine: Routine, to: *mut u8, from: *const u8, len: usize) -> us
             turns * TURN
         }
         Routine::Stream => {
+            if is_x86_feature_detected!("avx512f") {
+                let lines = len / LINE;
+                if lines > 0 {
+                    // SAFETY: `lines * LINE` <= `len`, `to` is aligned, and the processor has AVX-512.
+                    unsafe { stream_lines(to, from, lines) };
+                }
+                return lines * LINE;
+            }
             if turns > 0 && is_x86_feature_detected!("avx2") {
                 // SAFETY: `turns * TURN` <= `len`, `to` is aligned, and the processor has AVX2.
                 unsafe { stream(to, from, turns) };
@@ -209,6 +217,30 @@ unsafe fn vector(to: *mut u8, from: *const u8, turns: usize) {
             "vzeroupper",
             from = inout(reg) from => _, to = inout(reg) to => _, turns = inout(reg) turns => _,
             a = out(ymm_reg) _, b = out(ymm_reg) _, c = out(ymm_reg) _, d = out(ymm_reg) _,
+            options(nostack)
+        );
+    }
+}
+
+/// # Safety
+/// As [`bulk`], for `lines` lines, at least one, with AVX-512; `to` is aligned to a line.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx512f")]
+#[inline(never)] // vzeroupper: a caller may keep nothing in the upper parts, as at every call
+unsafe fn stream_lines(to: *mut u8, from: *const u8, lines: usize) {
+    // SAFETY: the loop moves `lines * LINE` bytes up both ranges and no more.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "vmovdqu64 {a}, [{from}]",
+            "vmovntdq [{to}], {a}",
+            "add {from}, 64",
+            "add {to}, 64",
+            "dec {lines}",
+            "jnz 2b",
+            "vzeroupper",
+            from = inout(reg) from => _, to = inout(reg) to => _, lines = inout(reg) lines => _,
+            a = out(zmm_reg) _,
             options(nostack)
         );
     }
@@ -395,14 +427,21 @@ mod tests {
 
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn the_older_streaming_loop_copies_too() {
+    fn the_older_streaming_loops_copy_too() {
         #[repr(align(64))]
-        struct Line([u8; 256]);
+        struct Lines([u8; 256]);
         let data: Vec<u8> = (0..=255).collect();
-        let mut shared = Line([0; 256]);
+        let mut shared = Lines([0; 256]);
         // SAFETY: both have 256 bytes, which is two turns, and the target is aligned.
         unsafe { stream_sse2(shared.0.as_mut_ptr(), data.as_ptr(), 2) };
         crate::fence::store_fence();
         assert_eq!(shared.0, data[..]);
+        if is_x86_feature_detected!("avx2") {
+            shared = Lines([0; 256]);
+            // SAFETY: the same, and the processor has AVX2.
+            unsafe { stream(shared.0.as_mut_ptr(), data.as_ptr(), 2) };
+            crate::fence::store_fence();
+            assert_eq!(shared.0, data[..]);
+        }
     }
 }
