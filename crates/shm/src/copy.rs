@@ -13,6 +13,7 @@ use crate::counted;
 /// | [`Vector`](Self::Vector) | 32-byte AVX2 loads and stores | a few lines; all larger copies where `rep movsb` is slow |
 /// | [`Rep`](Self::Rep) | `rep movsb` | from 512 bytes on processors that have it fast (ERMS) |
 /// | [`Stream`](Self::Stream) | non-temporal stores (whole lines by AVX-512; else AVX2, else SSE2) | write-combined windows; a peer on another die that reads ahead, or where `rep movsb` is slow |
+/// | [`Memcpy`](Self::Memcpy) | the C library's `memcpy` | what a program without this crate would call: to compare with |
 ///
 /// A routine that this processor has not got falls back to one that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +27,13 @@ pub enum Routine {
     /// Vector registers, past the caches: a [`Window::flush`](crate::Window::flush) must stand between this copy and
     /// the store that announces it. Out of shared memory it is the same as [`Vector`](Self::Vector).
     Stream,
+    /// The C library's `memcpy`, called as any program calls it. It need not make one access of an aligned word.
+    Memcpy,
 }
 
 impl Routine {
     /// Every routine.
-    pub const ALL: [Self; 4] = [Self::Words, Self::Rep, Self::Vector, Self::Stream];
+    pub const ALL: [Self; 5] = [Self::Words, Self::Rep, Self::Vector, Self::Stream, Self::Memcpy];
 
     /// What serves `bytes` bytes best between processors that share a cache: `cargo bench -p shm` shows why.
     #[inline]
@@ -143,6 +146,11 @@ unsafe fn bulk(routine: Routine, to: *mut u8, from: *const u8, len: usize) -> us
     let turns = len / TURN;
     match routine {
         Routine::Words => 0,
+        Routine::Memcpy => {
+            // SAFETY: both ranges are valid for `len` bytes and do not overlap.
+            unsafe { libc_memcpy(to, from, len) };
+            len
+        }
         Routine::Vector if is_x86_feature_detected!("avx2") => {
             if turns > 0 {
                 // SAFETY: `turns * TURN` <= `len`, and the processor has AVX2.
@@ -176,9 +184,38 @@ unsafe fn bulk(routine: Routine, to: *mut u8, from: *const u8, len: usize) -> us
     }
 }
 
-#[cfg(any(not(target_arch = "x86_64"), miri))]
+#[cfg(all(not(target_arch = "x86_64"), not(miri)))]
+unsafe fn bulk(routine: Routine, to: *mut u8, from: *const u8, len: usize) -> usize {
+    if routine != Routine::Memcpy {
+        return 0;
+    }
+    // SAFETY: both ranges are valid for `len` bytes and do not overlap.
+    unsafe { libc_memcpy(to, from, len) };
+    len
+}
+
+#[cfg(miri)]
 unsafe fn bulk(_routine: Routine, _to: *mut u8, _from: *const u8, _len: usize) -> usize {
     0
+}
+
+#[cfg(not(miri))]
+mod c {
+    unsafe extern "C" {
+        pub(super) fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8;
+    }
+}
+
+/// # Safety
+/// As [`bulk`].
+#[cfg(not(miri))]
+unsafe fn libc_memcpy(to: *mut u8, from: *const u8, len: usize) {
+    // The compiler knows `memcpy` by its name, and might then take the bytes for such that nobody else writes. Of a pointer
+    // that may be any it knows nothing.
+    let memcpy: unsafe extern "C" fn(*mut u8, *const u8, usize) -> *mut u8 = std::hint::black_box(c::memcpy);
+    // SAFETY: both ranges are valid and do not overlap. That others write the bytes meanwhile is outside of what C says of
+    // memcpy; what a library does is loads and stores, in which torn bytes come to nothing but torn bytes.
+    unsafe { memcpy(to, from, len) };
 }
 
 /// # Safety

@@ -170,12 +170,12 @@ impl Bare {
     }
 
     /// Millions of frames of `bytes` bytes per second through the ring that one would write without further thought:
-    /// copied in and copied out by vector registers, as the C library's memcpy does at such sizes.
+    /// copied in and copied out by the C library's memcpy.
     ///
     /// # Errors
     /// [`BareError`].
     pub fn copy_rate(&self, pair: &mut Pair<'_>, bytes: usize) -> Result<f64, BareError> {
-        self.rate(pair, lines_of(bytes), Routine::Vector)
+        self.rate(pair, lines_of(bytes), Routine::Memcpy)
     }
 
     fn rate(&self, pair: &mut Pair<'_>, lines: usize, routine: Routine) -> Result<f64, BareError> {
