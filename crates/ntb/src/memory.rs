@@ -257,6 +257,14 @@ macro_rules! memory_of {
                 }
             }
 
+            #[inline]
+            fn will_fill(&self, at: usize, bytes: usize) {
+                let $me = self;
+                if let Ok(memory) = $inner {
+                    memory.will_fill(at, bytes);
+                }
+            }
+
             fn flush(&self) -> Result<(), WindowError> {
                 let $me = self;
                 $inner?.flush()
@@ -285,6 +293,14 @@ macro_rules! memory_of {
             fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
                 let $me = self;
                 $inner?.read_line(at)
+            }
+
+            #[inline]
+            fn will_load(&self, at: usize, bytes: usize) {
+                let $me = self;
+                if let Ok(memory) = $inner {
+                    memory.will_load(at, bytes);
+                }
             }
 
             #[inline]

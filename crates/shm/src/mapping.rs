@@ -283,6 +283,11 @@ impl Window for Mapping {
     }
 
     #[inline]
+    fn will_fill(&self, at: usize, bytes: usize) {
+        self.range.will_fill(at, bytes);
+    }
+
+    #[inline]
     fn flush(&self) -> Result<(), WindowError> {
         crate::fence::store_fence();
         Ok(())
@@ -313,6 +318,11 @@ impl Memory for Mapping {
     #[inline(always)]
     fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
         self.range.read_line(at)
+    }
+
+    #[inline]
+    fn will_load(&self, at: usize, bytes: usize) {
+        self.range.will_load(at, bytes);
     }
 
     #[inline]

@@ -18,6 +18,9 @@ pub(crate) struct Raw {
     bytes: usize,
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 impl Raw {
     /// # Safety
     /// The range is valid as the type says until the value is dropped.
@@ -134,6 +137,44 @@ impl Raw {
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = at;
+    }
+
+    /// Fetches the lines of a range to read them.
+    #[inline]
+    pub(crate) fn will_load(&self, at: usize, bytes: usize) {
+        self.each_line(at, bytes, |line| {
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            // SAFETY: a hint: it changes no memory and no register, and faults nowhere.
+            unsafe {
+                std::arch::asm!("prefetcht0 [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
+            }
+            #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+            let _ = line;
+        });
+    }
+
+    /// Fetches the lines of a range to write them, as [`will_store`](Self::will_store) does.
+    #[inline]
+    pub(crate) fn will_fill(&self, at: usize, bytes: usize) {
+        self.each_line(at, bytes, |line| {
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            // SAFETY: a hint: it changes no memory and no register, and faults nowhere.
+            unsafe {
+                std::arch::asm!("prefetchw [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
+            }
+            #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+            let _ = line;
+        });
+    }
+
+    /// The lines that a range has a part of; none of a range that is out of bounds.
+    #[inline(always)]
+    fn each_line(&self, at: usize, bytes: usize, hint: impl Fn(*mut u8)) {
+        let Ok(first) = self.range(at, bytes) else { return };
+        let within = first.addr() % LINE;
+        (0..within + bytes)
+            .step_by(LINE)
+            .for_each(|line| hint(first.wrapping_sub(within).wrapping_add(line)));
     }
 
     /// Where `len` bytes at `at` are.

@@ -156,6 +156,11 @@ pub trait Window: Send + Sync {
     #[inline]
     fn will_store(&self, _at: usize) {}
 
+    /// Says that `bytes` bytes from `at` on are stored soon, as [`will_store`](Self::will_store) does of one line. A range
+    /// that is out of bounds is ignored.
+    #[inline]
+    fn will_fill(&self, _at: usize, _bytes: usize) {}
+
     /// Write fence: all that was stored before, streamed and write-combined copies too, reaches the peer before all
     /// that is stored after. Never waits for the peer.
     ///
@@ -202,6 +207,13 @@ pub trait Memory: Window {
         self.read(at, bytes.as_flattened_mut())?;
         Ok(bytes.map(u64::from_le_bytes))
     }
+
+    /// Says that loads of `bytes` bytes from `at` on follow soon: a mapped window has the processor fetch the lines while the
+    /// program does something else. A range that is out of bounds is ignored.
+    ///
+    /// A line that the peer has not written yet is taken away from it for nothing.
+    #[inline]
+    fn will_load(&self, _at: usize, _bytes: usize) {}
 
     /// One atomic load of 4 bytes.
     ///
@@ -276,6 +288,11 @@ macro_rules! through {
             }
 
             #[inline]
+            fn will_fill(&self, at: usize, bytes: usize) {
+                (**self).will_fill(at, bytes);
+            }
+
+            #[inline]
             fn flush(&self) -> Result<(), WindowError> {
                 (**self).flush()
             }
@@ -300,6 +317,11 @@ macro_rules! through {
             #[inline(always)]
             fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
                 (**self).read_line(at)
+            }
+
+            #[inline]
+            fn will_load(&self, at: usize, bytes: usize) {
+                (**self).will_load(at, bytes);
             }
 
             #[inline]
