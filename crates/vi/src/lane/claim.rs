@@ -22,7 +22,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
     /// [`SendError::Full`] when none is posted.
     pub fn claim(&mut self) -> Result<Claim, SendError> {
         self.need_buffers(1)?;
-        let index = self.free.pop().ok_or(SendError::Full)?;
+        let index = self.free.pop_front().ok_or(SendError::Full)?;
         Ok(Claim { lane: self.number, index })
     }
 
@@ -85,7 +85,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
     pub fn give_back(&mut self, claim: Claim) -> Result<(), (Claim, SendError)> {
         match self.ours(&claim) {
             Ok(()) => {
-                self.free.push(claim.index);
+                self.free.push_front(claim.index);
                 Ok(())
             }
             Err(error) => Err((claim, error)),

@@ -178,6 +178,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
             self.held = Held::line(line.body, line.word(self.lap));
             self.next_slot();
         } else {
+            self.fetch_ahead();
             self.put_words(&line.body, line.last)?;
         }
         self.staged += 1;

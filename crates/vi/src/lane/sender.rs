@@ -1,14 +1,20 @@
 //! The sending end of a lane.
 
-use super::event::{LINE_FRAME, Line};
+use super::event::{LINE_BYTES, LINE_FRAME, Line};
 use super::order::{Site, acquire, fence};
 use super::put::{Held, lap};
 use super::{Address, BadGeometry, Geometry, LaneError, Meta, Nonsense};
 use shm::{LoadOrder, Memory, Routine, Window, WindowError};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Events that may wait for a push; one more pushes them all.
 pub(super) const BATCH: u32 = 64;
+
+/// How many buffers before it is filled one is fetched, and how much of it at most: what follows the processor fetches by
+/// itself.
+const BUFFERS_AHEAD: usize = 4;
+const FETCH_MOST: usize = 4096;
 
 /// Why a frame was not sent. The lane is as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -52,8 +58,8 @@ pub struct Sender<O, M> {
     pub(super) until: u64,
     /// Posted buffers seen, ever.
     seen: u64,
-    /// Posted buffers in hand. The last one is used first: its lines are warm.
-    pub(super) free: Vec<u32>,
+    /// Posted buffers in hand, used in the order in which they came: the next ones are known, and fetched ahead.
+    pub(super) free: VecDeque<u32>,
     /// Frames that wait for a push.
     pub(super) staged: u32,
     /// The first line of them.
@@ -90,7 +96,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
             taken: 0,
             until: if geometry.stamps { 0 } else { geometry.slots.into() },
             seen: 0,
-            free: Vec::with_capacity(geometry.buffers as usize),
+            free: VecDeque::with_capacity(geometry.buffers as usize),
             staged: 0,
             held: Held::default(),
             stream_from: usize::MAX,
@@ -315,7 +321,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
             if self.free.len() >= self.geometry.buffers as usize {
                 return Err(self.fail(Nonsense::TooManyBuffers.into()));
             }
-            self.free.push(index);
+            self.free.push_back(index);
             self.seen += 1;
         }
     }
@@ -338,7 +344,8 @@ impl<O: Window, M: Memory> Sender<O, M> {
         for part in 0..parts {
             let from = part * one;
             let bytes = one.min(len - from);
-            let Some(index) = self.free.pop() else { return Err(SendError::Full) };
+            let Some(index) = self.free.pop_front() else { return Err(SendError::Full) };
+            self.fetch_buffer(bytes);
             if let Err(error) = copy(self, self.geometry.buffer_at(index), from, bytes) {
                 return Err(self.fail(error).into());
             }
@@ -348,6 +355,18 @@ impl<O: Window, M: Memory> Sender<O, M> {
             self.stage_line(&line)?;
         }
         Ok(())
+    }
+
+    /// Has the processor fetch the buffer that is filled a few frames later, while those before it are: as much of it as
+    /// this frame takes. Where this one is streamed, that one is as well, and nothing is fetched.
+    #[inline]
+    fn fetch_buffer(&self, bytes: usize) {
+        if bytes >= self.stream_from {
+            return;
+        }
+        if let Some(&index) = self.free.get(BUFFERS_AHEAD - 1) {
+            self.outbound.will_fill(self.geometry.buffer_at(index), bytes.min(FETCH_MOST));
+        }
     }
 
     /// Copies `bytes` bytes of the gathered frame, from its byte `from` on, to `at` of the receive area.
@@ -360,11 +379,31 @@ impl<O: Window, M: Memory> Sender<O, M> {
             };
             skip = 0;
             let some = rest.get(..left).unwrap_or(rest);
+            if some.len() == left && some.len() >= self.stream_from {
+                return self.stream(to, some);
+            }
             self.store(to, some)?;
             to += some.len();
             left -= some.len();
         }
         Ok(())
+    }
+
+    /// Streams the last part of what goes into a buffer, in whole lines: behind its end the last one is zeros, for which a
+    /// buffer, whole lines itself, has room. Stores to a part of a line would wait for it to come from whoever read it last.
+    fn stream(&mut self, to: usize, data: &[u8]) -> Result<(), LaneError> {
+        let whole = data.len().checked_sub((to + data.len()) % LINE_BYTES);
+        let Some((lines, rest)) = whole.and_then(|whole| data.split_at_checked(whole)) else {
+            return self.store(to, data);
+        };
+        self.streamed = true;
+        let mut stored = self.outbound.write_by(Routine::Stream, to, lines);
+        if !rest.is_empty() {
+            let mut line = [0; LINE_BYTES];
+            line.iter_mut().zip(rest).for_each(|(to, byte)| *to = *byte);
+            stored = stored.and_then(|()| self.outbound.write_by(Routine::Stream, to + lines.len(), &line));
+        }
+        stored.map_err(|error| self.fail(error.into()))
     }
 
     /// Copies from shared memory into the receive area.
@@ -379,7 +418,11 @@ impl<O: Window, M: Memory> Sender<O, M> {
         while done < bytes {
             let some = through.get_mut(..(bytes - done).min(512)).unwrap_or_default();
             source.read(at + done, some)?;
-            self.store(to + done, some)?;
+            if bytes >= self.stream_from {
+                self.stream(to + done, some)?
+            } else {
+                self.store(to + done, some)?
+            }
             done += some.len();
         }
         Ok(())

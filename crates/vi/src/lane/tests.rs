@@ -228,6 +228,30 @@ fn streamed_payload_arrives_whole() {
 }
 
 #[test]
+fn a_streamed_frame_ends_with_its_last_line() {
+    let mut lane = with_buffers(SHAPE);
+    lane.sender.stream_from(64);
+    let pool = SHAPE.buffer_at(0);
+    lane.receive_area.write(pool, &[0xEE; 3 * 128]).unwrap();
+    lane.sender.stage(&[&[1; 70], &[2; 8], &[3; 50]], Meta::default()).unwrap();
+    lane.sender.stage(&[&[4; 60], &[5; 64]], Meta::default()).unwrap();
+    lane.sender.stage(&[&[6; 125]], Meta::default()).unwrap();
+    lane.sender.push().unwrap();
+    let expected = [
+        [vec![1; 70], vec![2; 8], vec![3; 50]].concat(),
+        [[4; 60].as_slice(), &[5; 64]].concat(),
+        vec![6; 125],
+    ];
+    for frame_sent in expected {
+        assert_eq!(frame(&lane.receiver), Some(frame_sent));
+    }
+    let mut buffers = [0; 3 * 128];
+    lane.receive_area.read(pool, &mut buffers).unwrap();
+    assert_eq!(buffers[128 + 124..256], [0; 4], "the end of the line");
+    assert_eq!(buffers[256 + 125..], [0; 3]);
+}
+
+#[test]
 fn areas_that_are_too_short_are_refused() {
     let short = || Arc::new(Heap::new(4096));
     let long = || Arc::new(Heap::new(1 << 20));
