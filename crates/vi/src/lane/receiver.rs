@@ -5,11 +5,25 @@ use super::order::{Site, release, settle};
 use super::take::{Lap, Rests};
 use super::{BadGeometry, Geometry, LaneError, LaneOver, Nonsense, short};
 use crate::bits::place;
-use shm::{Memory, StoreOrder, Window, WindowError};
+use shm::{Memory, Routine, StoreOrder, Window, WindowError};
 use std::cell::Cell;
 
 /// Buffers are posted in groups of this many: a cache line of the ring they are posted in.
 const POST_BATCH: u64 = 8;
+
+/// How many frames before it is read one is fetched, and how much of it at most: what follows the processor fetches by
+/// itself.
+const FRAMES_AHEAD: u64 = 3;
+const FETCH_MOST: usize = 4096;
+
+/// How so many bytes of a buffer are read. Beside fetches that are on their way vector registers are better than the
+/// processor's string move.
+fn routine(bytes: usize) -> Routine {
+    match Routine::for_size(bytes) {
+        Routine::Rep if bytes <= FETCH_MOST => Routine::Vector,
+        other => other,
+    }
+}
 
 /// Who has a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +74,8 @@ pub struct Receiver<M, O> {
     /// Slots after which the sender is told at once.
     credit_batch: u64,
     holdings: Vec<Cell<Holding>>,
+    /// By slot: which event it was, and the buffer that it told of.
+    told: Vec<Cell<(u64, u32)>>,
     /// Buffers to post: a ring as long as the one they are posted in.
     queue: Vec<Cell<u32>>,
     /// Buffers queued, ever.
@@ -94,6 +110,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
             early_count: Cell::new(0),
             credit_batch: u64::from(geometry.slots / 4).max(1),
             holdings: (0..geometry.buffers).map(|_| Cell::new(Holding::Application)).collect(),
+            told: (0..geometry.slots).map(|_| Cell::new((u64::MAX, 0))).collect(),
             queue: (0..geometry.posted_slots()).map(|_| Cell::new(0)).collect(),
             queued: Cell::new(0),
             posted: Cell::new(0),
@@ -286,9 +303,28 @@ impl<M: Memory, O: Window> Receiver<M, O> {
             return Err(WindowError::OutOfBounds);
         }
         if let Some(index) = body.buffer() {
-            return self.memory.read(self.geometry.buffer_at(index) + at, out);
+            self.fetch_behind(body, at, out.len());
+            return self.memory.read_by(routine(out.len()), self.geometry.buffer_at(index) + at, out);
         }
         short::load(&self.memory, &self.geometry, body.lies(), at, out)
+    }
+
+    /// The `n`th event told of a buffer.
+    pub(super) fn tell_buffer(&self, n: u64, index: u32) {
+        if let Some(told) = self.told.get(place(n & u64::from(self.geometry.slots - 1))) {
+            told.set((n, index));
+        }
+    }
+
+    /// Has the processor fetch the same bytes of a frame that comes a few behind this one, if it was taken already: what is
+    /// read of one is likely read of the next, and nothing is fetched that nobody will read.
+    fn fetch_behind(&self, body: &Body, at: usize, bytes: usize) {
+        let n = body.lies().n.wrapping_add(FRAMES_AHEAD);
+        let Some(told) = self.told.get(place(n & u64::from(self.geometry.slots - 1))) else { return };
+        let (number, index) = told.get();
+        if number == n {
+            self.memory.will_load(self.geometry.buffer_at(index) + at, bytes.min(FETCH_MOST));
+        }
     }
 
     /// The receive area, and where in it a buffer lies: for a copy that goes on to another window.

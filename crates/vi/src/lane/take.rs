@@ -291,6 +291,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         let arrival = match said {
             Said::Buffer { index, len, start, continues } => {
                 self.posted(index)?.set(Holding::Frame);
+                self.tell_buffer(n, index);
                 let body = Body::in_buffer(n, index, len, start, continues);
                 Some(Arrival { meta: line.meta(said), body })
             }
