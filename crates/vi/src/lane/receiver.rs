@@ -13,7 +13,7 @@ const POST_BATCH: u64 = 8;
 
 /// How many frames before it is read one is fetched, and how much of it at most: what follows the processor fetches by
 /// itself.
-const FRAMES_AHEAD: u64 = 3;
+const FRAMES_AHEAD: u64 = 5;
 const FETCH_MOST: usize = 4096;
 
 /// How so many bytes of a buffer are read. Beside fetches that are on their way vector registers are better than the
@@ -76,6 +76,10 @@ pub struct Receiver<M, O> {
     holdings: Vec<Cell<Holding>>,
     /// By slot: which event it was, and the buffer that it told of.
     told: Vec<Cell<(u64, u32)>>,
+    /// The last event whose frame a frame that was read has fetched, or would have: what is taken up to it is fetched at once.
+    fetched_to: Cell<u64>,
+    /// Which bytes of it: from where on, and how many.
+    read: Cell<(usize, usize)>,
     /// Buffers to post: a ring as long as the one they are posted in.
     queue: Vec<Cell<u32>>,
     /// Buffers queued, ever.
@@ -111,6 +115,8 @@ impl<M: Memory, O: Window> Receiver<M, O> {
             credit_batch: u64::from(geometry.slots / 4).max(1),
             holdings: (0..geometry.buffers).map(|_| Cell::new(Holding::Application)).collect(),
             told: (0..geometry.slots).map(|_| Cell::new((u64::MAX, 0))).collect(),
+            fetched_to: Cell::new(0),
+            read: Cell::new((0, 0)),
             queue: (0..geometry.posted_slots()).map(|_| Cell::new(0)).collect(),
             queued: Cell::new(0),
             posted: Cell::new(0),
@@ -311,6 +317,10 @@ impl<M: Memory, O: Window> Receiver<M, O> {
 
     /// The `n`th event told of a buffer.
     pub(super) fn tell_buffer(&self, n: u64, index: u32) {
+        if n <= self.fetched_to.get() {
+            let (at, bytes) = self.read.get();
+            self.memory.will_load(self.geometry.buffer_at(index) + at, bytes);
+        }
         if let Some(told) = self.told.get(place(n & u64::from(self.geometry.slots - 1))) {
             told.set((n, index));
         }
@@ -319,11 +329,14 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     /// Has the processor fetch the same bytes of a frame that comes a few behind this one, if it was taken already: what is
     /// read of one is likely read of the next, and nothing is fetched that nobody will read.
     fn fetch_behind(&self, body: &Body, at: usize, bytes: usize) {
+        let bytes = bytes.min(FETCH_MOST);
         let n = body.lies().n.wrapping_add(FRAMES_AHEAD);
+        self.fetched_to.set(n);
+        self.read.set((at, bytes));
         let Some(told) = self.told.get(place(n & u64::from(self.geometry.slots - 1))) else { return };
         let (number, index) = told.get();
         if number == n {
-            self.memory.will_load(self.geometry.buffer_at(index) + at, bytes.min(FETCH_MOST));
+            self.memory.will_load(self.geometry.buffer_at(index) + at, bytes);
         }
     }
 
