@@ -257,14 +257,6 @@ macro_rules! memory_of {
                 }
             }
 
-            #[inline]
-            fn will_fill(&self, at: usize, bytes: usize) {
-                let $me = self;
-                if let Ok(memory) = $inner {
-                    memory.will_fill(at, bytes);
-                }
-            }
-
             fn flush(&self) -> Result<(), WindowError> {
                 let $me = self;
                 $inner?.flush()

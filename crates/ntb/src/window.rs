@@ -221,13 +221,6 @@ impl Window for Outbound {
         }
     }
 
-    #[inline]
-    fn will_fill(&self, at: usize, bytes: usize) {
-        if let Way::Mapped(memory) = &self.way {
-            memory.will_fill(at, bytes);
-        }
-    }
-
     /// Messages keep their order, so a messaged window has nothing to do.
     fn flush(&self) -> Result<(), WindowError> {
         self.check(0, 0)?;

@@ -283,11 +283,6 @@ impl Window for Mapping {
     }
 
     #[inline]
-    fn will_fill(&self, at: usize, bytes: usize) {
-        self.range.will_fill(at, bytes);
-    }
-
-    #[inline]
     fn flush(&self) -> Result<(), WindowError> {
         crate::fence::store_fence();
         Ok(())

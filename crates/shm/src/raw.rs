@@ -153,20 +153,6 @@ impl Raw {
         });
     }
 
-    /// Fetches the lines of a range to write them, as [`will_store`](Self::will_store) does.
-    #[inline]
-    pub(crate) fn will_fill(&self, at: usize, bytes: usize) {
-        self.each_line(at, bytes, |line| {
-            #[cfg(all(target_arch = "x86_64", not(miri)))]
-            // SAFETY: a hint: it changes no memory and no register, and faults nowhere.
-            unsafe {
-                std::arch::asm!("prefetchw [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
-            }
-            #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-            let _ = line;
-        });
-    }
-
     /// The lines that a range has a part of; none of a range that is out of bounds.
     #[inline(always)]
     fn each_line(&self, at: usize, bytes: usize, hint: impl Fn(*mut u8)) {

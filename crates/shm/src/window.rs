@@ -156,11 +156,6 @@ pub trait Window: Send + Sync {
     #[inline]
     fn will_store(&self, _at: usize) {}
 
-    /// Says that `bytes` bytes from `at` on are stored soon, as [`will_store`](Self::will_store) does of one line. A range
-    /// that is out of bounds is ignored.
-    #[inline]
-    fn will_fill(&self, _at: usize, _bytes: usize) {}
-
     /// Write fence: all that was stored before, streamed and write-combined copies too, reaches the peer before all
     /// that is stored after. Never waits for the peer.
     ///
@@ -285,11 +280,6 @@ macro_rules! through {
             #[inline]
             fn will_store(&self, at: usize) {
                 (**self).will_store(at);
-            }
-
-            #[inline]
-            fn will_fill(&self, at: usize, bytes: usize) {
-                (**self).will_fill(at, bytes);
             }
 
             #[inline]

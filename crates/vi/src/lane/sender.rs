@@ -11,11 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Events that may wait for a push; one more pushes them all.
 pub(super) const BATCH: u32 = 64;
 
-/// How many buffers before it is filled one is fetched, and how much of it at most: what follows the processor fetches by
-/// itself.
-const BUFFERS_AHEAD: usize = 4;
-const FETCH_MOST: usize = 4096;
-
 /// Why a frame was not sent. The lane is as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
@@ -58,7 +53,7 @@ pub struct Sender<O, M> {
     pub(super) until: u64,
     /// Posted buffers seen, ever.
     seen: u64,
-    /// Posted buffers in hand, used in the order in which they came: the next ones are known, and fetched ahead.
+    /// Posted buffers in hand, used in the order in which they came: the longer ago its lines were read, the sooner they are had.
     pub(super) free: VecDeque<u32>,
     /// Frames that wait for a push.
     pub(super) staged: u32,
@@ -345,7 +340,6 @@ impl<O: Window, M: Memory> Sender<O, M> {
             let from = part * one;
             let bytes = one.min(len - from);
             let Some(index) = self.free.pop_front() else { return Err(SendError::Full) };
-            self.fetch_buffer(bytes);
             if let Err(error) = copy(self, self.geometry.buffer_at(index), from, bytes) {
                 return Err(self.fail(error).into());
             }
@@ -355,18 +349,6 @@ impl<O: Window, M: Memory> Sender<O, M> {
             self.stage_line(&line)?;
         }
         Ok(())
-    }
-
-    /// Has the processor fetch the buffer that is filled a few frames later, while those before it are: as much of it as
-    /// this frame takes. Where this one is streamed, that one is as well, and nothing is fetched.
-    #[inline]
-    fn fetch_buffer(&self, bytes: usize) {
-        if bytes >= self.stream_from {
-            return;
-        }
-        if let Some(&index) = self.free.get(BUFFERS_AHEAD - 1) {
-            self.outbound.will_fill(self.geometry.buffer_at(index), bytes.min(FETCH_MOST));
-        }
     }
 
     /// Copies `bytes` bytes of the gathered frame, from its byte `from` on, to `at` of the receive area.
