@@ -401,9 +401,9 @@ impl<O: Window, M: Memory> Sender<O, M> {
             let some = through.get_mut(..(bytes - done).min(512)).unwrap_or_default();
             source.read(at + done, some)?;
             if bytes >= self.stream_from {
-                self.stream(to + done, some)?
+                self.stream(to + done, some)?;
             } else {
-                self.store(to + done, some)?
+                self.store(to + done, some)?;
             }
             done += some.len();
         }
