@@ -100,6 +100,11 @@ impl<D> Attachment<D> {
         self.sends.get(lane.0 as usize).map(|place| place.peer)
     }
 
+    /// What the adapters call a lane to send on.
+    pub(crate) fn name_of(&self, lane: LaneId) -> Option<Lane> {
+        self.sends.get(lane.0 as usize).map(|place| place.lane)
+    }
+
     /// Whether what that interface of the peer sends arrives: who has a lane to send on may have it earlier than its receiver.
     pub fn hears(&self, peer: ViId) -> bool {
         self.receives.iter().any(|source| source.peer == peer && !source.ending)
@@ -264,26 +269,14 @@ impl<D> Attachment<D> {
         Ok(steered)
     }
 
-    /// The same, but waits until all whom it concerns have room, at most `limit`: then whoever has none loses it.
-    ///
-    /// # Errors
-    /// As [`transmit`](Self::transmit).
-    pub fn transmit_when_room(
-        &self,
-        frame: &[u8],
-        request: RequestId,
-        limit: Duration,
-    ) -> Result<Steered, TransmitError> {
-        self.wait_for_room(frame, frame.len(), limit)?;
-        self.transmit(frame, request)
-    }
-
-    /// Waits until all whom a frame of so many bytes concerns have room, at most `limit`; its headers say who those are.
+    /// Waits until all whom a frame of so many bytes concerns have room, at most `limit`, and for none whose lane is over; its headers
+    /// say who those are.
     pub(crate) fn wait_for_room(
         &self,
         frame: &[u8],
         bytes: usize,
         limit: Duration,
+        is_over: impl Fn(LaneId) -> bool,
     ) -> Result<(), TransmitError> {
         let mut lanes = [None; COPIES];
         let mut count = 0;
@@ -308,6 +301,9 @@ impl<D> Attachment<D> {
                 }
                 if since.get_or_insert_with(Instant::now).elapsed() >= limit {
                     return Ok(());
+                }
+                if is_over(lane) {
+                    break;
                 }
                 std::thread::yield_now();
             }
@@ -373,23 +369,6 @@ impl<D> Attachment<D> {
     /// What frames get their times from.
     pub fn clock(&self) -> Option<&Clock> {
         self.clock.as_ref()
-    }
-
-    /// As [`forward`](Self::forward), but waits for room, at most `limit`; what was staged before goes out then. Whoever holds up the
-    /// one who forwards so holds up the senders of the first link, too, once their lanes are full.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn forward_when_room<D2>(
-        &self,
-        packet: &Packet<'_, D2>,
-        request: RequestId,
-        limit: Duration,
-    ) -> Result<Steered, TransmitError> {
-        let header = packet.header::<HEADER_BYTES>();
-        let header = header.get(..packet.len()).unwrap_or(&header);
-        self.wait_for_room(header, packet.len(), limit)?;
-        self.forward(packet, request)
     }
 
     /// Sends all that is staged, on every lane.

@@ -15,9 +15,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vi::clock::{Clock, DRIFT_PPB, KeeperThread, PeerOffset, Stamp};
-use vi::filter::{Filter, Verdict};
+use vi::filter::{Filter, HEADER_BYTES, Verdict};
 use vi::lane::{FilterId, Geometry};
-use vi::{Bell, Event, Packet, ProtectionDomain, RequestId, Steered, TransmitError, Vi};
+use vi::{Bell, Event, LaneId, Packet, ProtectionDomain, RequestId, Steered, TransmitError, Vi};
 
 /// How long to wait in one piece for what the service says.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -107,8 +107,13 @@ impl<D> Client<D> {
             _ => ClientError::Io(error),
         })?;
         let ClientOptions { name, set, clock } = options.clone();
-        socket.send(&Request::Hello { version: VERSION, name, set }, &[]).map_err(gone)?;
-        let (notice, mut files) = match socket.receive::<Notice>(true).map_err(gone)? {
+        // A service that has no place for one more says so at once and hangs up: that is read, whatever became of the greeting.
+        let greeted = socket.send(&Request::Hello { version: VERSION, name, set }, &[]);
+        let answer = match socket.receive::<Notice>(true) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => socket.receive(true),
+            answer => answer,
+        };
+        let (notice, mut files) = match answer.or_else(|error| greeted.and(Err(error))).map_err(gone)? {
             Some((Notice::Answer(Err(refused)), _)) => return Err(ClientError::Refused(refused)),
             Some(it) => it,
             None => return Err(ClientError::Gone),
@@ -180,7 +185,8 @@ impl<D> Client<D> {
         &self.attachment
     }
 
-    /// Whether [`refresh`](Self::refresh) has something to do: one load.
+    /// Whether [`refresh`](Self::refresh) has something to do: one load. A service that was killed cannot say so: [`wait`](Self::wait)
+    /// sees it, and who only polls calls [`refresh`](Self::refresh) now and then.
     #[inline]
     pub fn has_news(&self) -> bool {
         self.ending || self.news.count() != self.seen.get()
@@ -280,9 +286,17 @@ impl<D> Client<D> {
 
     /// What came before an answer is in the inbox, and the page may have said so before.
     fn refresh_soon(&self) {
-        if !self.inbox.borrow().is_empty() {
-            self.seen.set(self.seen.get().wrapping_sub(1));
+        if !self.inbox.borrow().is_empty() || self.broken.get() {
+            self.seen.set(self.news.count().wrapping_sub(1));
         }
+    }
+
+    /// Whether there is nobody to wait for at the end of a lane any more: the service says so, or is gone.
+    fn is_over(&self, lane: LaneId) -> bool {
+        self.fetch();
+        self.refresh_soon();
+        let gone = self.attachment.name_of(lane).map(Notice::NoMoreSending);
+        self.broken.get() || self.inbox.borrow().iter().any(|(notice, _)| Some(notice) == gone.as_ref())
     }
 
     /// Adds a filter: what it takes comes to this interface. It holds for frames that the peer sends after it has heard of it.
@@ -398,7 +412,7 @@ impl<D> Client<D> {
         request: RequestId,
         limit: Duration,
     ) -> Result<(Steered, Stamp), TransmitError> {
-        self.attachment.wait_for_room(frame, frame.len(), limit)?;
+        self.attachment.wait_for_room(frame, frame.len(), limit, |lane| self.is_over(lane))?;
         self.transmit_timed(frame, request)
     }
 
@@ -419,7 +433,8 @@ impl<D> Client<D> {
         Some(peer)
     }
 
-    /// As [`transmit`](Self::transmit), but waits for room, at most `limit`.
+    /// As [`transmit`](Self::transmit), but waits for room, at most `limit`, and for nobody of whom the service says meanwhile that he
+    /// is gone.
     ///
     /// # Errors
     /// [`TransmitError`].
@@ -429,7 +444,25 @@ impl<D> Client<D> {
         request: RequestId,
         limit: Duration,
     ) -> Result<Steered, TransmitError> {
-        self.attachment.transmit_when_room(frame, request, limit)
+        self.attachment.wait_for_room(frame, frame.len(), limit, |lane| self.is_over(lane))?;
+        self.transmit(frame, request)
+    }
+
+    /// As [`Attachment::forward`], but waits for room as [`transmit_when_room`](Self::transmit_when_room) does; what was staged before goes
+    /// out then. Whoever holds up the one who forwards so holds up the senders of the first link, too, once their lanes are full.
+    ///
+    /// # Errors
+    /// [`TransmitError`] of the first lane that is over.
+    pub fn forward_when_room<D2>(
+        &self,
+        packet: &Packet<'_, D2>,
+        request: RequestId,
+        limit: Duration,
+    ) -> Result<Steered, TransmitError> {
+        let header = packet.header::<HEADER_BYTES>();
+        let header = header.get(..packet.len()).unwrap_or(&header);
+        self.attachment.wait_for_room(header, packet.len(), limit, |lane| self.is_over(lane))?;
+        self.attachment.forward(packet, request)
     }
 
     /// Waits until the link is up and the interface reaches the peer's kernel or `others` interfaces of it.
@@ -482,12 +515,19 @@ impl<D> Client<D> {
         let mut fds = [PollFd::new(&self.wakes, PollFlags::IN), PollFd::new(&self.socket, PollFlags::IN)];
         match poll(&mut fds, time.as_ref()) {
             Ok(0) => Ok(false),
-            Ok(_) | Err(Errno::INTR) => self.wakes.silence().map(|()| true),
+            Ok(_) | Err(Errno::INTR) => {
+                // A service that is gone has something to say, too, which no page tells of.
+                if fds.last().is_some_and(|socket| !socket.revents().is_empty()) {
+                    self.seen.set(self.news.count().wrapping_sub(1));
+                }
+                self.wakes.silence().map(|()| true)
+            }
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// The descriptors to wait for in an `epoll` of one's own, after [`Vi::prime`] said true: frames, and the service.
+    /// The descriptors to wait for in an `epoll` of one's own, after [`Vi::prime`] said true: frames, and the service. When the second one
+    /// is readable, [`refresh`](Self::refresh): the service says something, or is gone.
     pub fn descriptors(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
         (self.wakes.as_fd(), self.socket.as_fd())
     }

@@ -2,7 +2,7 @@
 
 use crate::ViId;
 use crate::adapter::{Change, Lane};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
@@ -158,7 +158,7 @@ impl Socket {
         }
     }
 
-    /// Sends one message. False: there is no room now.
+    /// Sends one message. False: there is no room now, for a socket that does not wait.
     pub(crate) fn send(&self, message: &impl Serialize, files: &[BorrowedFd<'_>]) -> io::Result<bool> {
         self.send_bytes(&serde_json::to_vec(message)?, files)
     }
@@ -169,9 +169,10 @@ impl Socket {
         if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(files)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        match sendmsg(&self.0, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL) {
+        let bytes = [IoSlice::new(bytes)];
+        match retry_on_intr(|| sendmsg(&self.0, &bytes, &mut ancillary, SendFlags::NOSIGNAL)) {
             Ok(_) => Ok(true),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(Errno::AGAIN) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -188,9 +189,10 @@ impl Socket {
         if !wait {
             flags |= RecvFlags::DONTWAIT;
         }
-        let received = match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        let received = match retry_on_intr(|| recvmsg(&self.0, &mut into, &mut ancillary, flags)) {
             Ok(received) => received,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+            Err(Errno::AGAIN) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
         let mut files = Vec::new();

@@ -4,6 +4,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 use vi::{Event, RequestId};
+use vi_service::Client;
 use world::{Domain, LONG, Parent, World, connect, frame, one, reach, receive_and_say, send};
 
 /// Not a test: what the processes of this program's tests do.
@@ -11,6 +12,13 @@ use world::{Domain, LONG, Parent, World, connect, frame, one, reach, receive_and
 fn part() {
     world::play(|part, arguments| match part {
         "receive" => receive_and_say(arguments),
+        // Has a filter, and does nothing any more.
+        "still" => {
+            let mut client = connect(arguments[0].as_ref(), None);
+            client.add_filter(arguments[1].parse().unwrap()).unwrap();
+            Parent.say("ready");
+            Parent.hear();
+        }
         // Sends a few short frames as soon as it can, and is gone.
         "brief" => {
             let mut client = connect(arguments[0].as_ref(), None);
@@ -292,4 +300,63 @@ fn what_a_process_sends_that_ends_at_once_is_delivered() {
         received.unwrap();
     });
     assert_eq!(far.status().unwrap().adapter.lanes_failed, 0);
+}
+
+/// A debugger stops a process: what it is to be told waits, and descriptors are the least that there is of.
+#[test]
+fn a_client_that_stands_still_does_not_use_up_the_services_descriptors() {
+    let world = World::new(16);
+    let (mut near, mut far) = (world.client("a"), world.client("b"));
+    let mut still = world.process("a", "still", "udp:10.99.0.1:5000");
+    still.expect("ready");
+    let stopped = rustix::process::Pid::from_raw(still.id().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(stopped, rustix::process::Signal::STOP).unwrap();
+    let descriptors = format!("/proc/{}/fd", world.services[0].id());
+    let start = Instant::now();
+    while near.status().unwrap().sent_away == 0 {
+        assert!(start.elapsed() < LONG, "{:?}", near.status());
+        let id = far.add_filter("udp:10.99.0.2:5000".parse().unwrap()).unwrap();
+        reach(&mut near, 1);
+        assert!(far.remove_filter(id).unwrap());
+        reach(&mut near, 0);
+        let open = std::fs::read_dir(&descriptors).unwrap().count();
+        assert!(open < 800, "{open} descriptors");
+    }
+    assert_eq!(near.status().unwrap().clients.len(), 1);
+    still.kill();
+    // Whoever reads is served on.
+    far.add_filter("udp:10.99.0.2:5000".parse().unwrap()).unwrap();
+    reach(&mut near, 1);
+    let sent = frame("10.99.0.2:5000", &[3; 18]);
+    send(&near, &sent);
+    assert_eq!(one(&mut far), sent);
+}
+
+#[test]
+fn nobody_waits_for_room_with_one_who_was_killed() {
+    let world = World::new(16);
+    let mut near = world.client("a");
+    let mut still = world.process("b", "still", "udp:10.99.0.2:5000");
+    still.expect("ready");
+    reach(&mut near, 1);
+    let frame = frame("10.99.0.2:5000", &[1; 600]);
+    let transmit = |near: &Client<Domain>, wait| {
+        let steered = near.transmit_when_room(&frame, RequestId(0), wait).unwrap();
+        near.vi().transmit_unbundle(&mut [RequestId(0); 8]);
+        steered
+    };
+    while transmit(&near, Duration::ZERO).full == 0 {}
+    std::thread::scope(|scope| {
+        let killer = scope.spawn(move || still.kill());
+        let start = Instant::now();
+        while transmit(&near, LONG).full == 0 {
+            near.refresh().unwrap();
+            if near.attachment().reaches().0 == 0 {
+                break;
+            }
+        }
+        assert!(start.elapsed() < LONG / 4, "{:?}", start.elapsed());
+        killer.join().unwrap();
+    });
+    reach(&mut near, 0);
 }

@@ -4,7 +4,7 @@ mod world;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as join, send as say};
 use std::time::Instant;
-use vi::{Event, RequestId};
+use vi::{Event, ProtectionDomain, RequestId};
 use vi_service::{Client, ClientError, ClientOptions};
 use world::{Domain, LONG, Parent, World, connect, frame, one, reach, receive_and_say, send};
 
@@ -246,7 +246,7 @@ fn nonsense_on_the_socket_ends_that_connection_alone() {
 fn who_may_not_and_who_finds_nobody_is_told_so() {
     let directory = tempfile::tempdir().unwrap();
     let nobody = directory.path().join("nobody");
-    let refused = Client::<Domain>::connect(&nobody, &vi::ProtectionDomain::new(), &ClientOptions::default());
+    let refused = Client::<Domain>::connect(&nobody, &ProtectionDomain::new(), &ClientOptions::default());
     assert!(matches!(refused, Err(ClientError::Absent(_))), "{refused:?}");
     let world = World::new(8);
     let mode =
@@ -279,4 +279,64 @@ fn a_service_that_is_killed_ends_its_clients_lanes_and_a_new_one_begins_anew() {
     let sent = frame("10.99.0.2:5000", b"anew");
     send(&near, &sent);
     assert_eq!(one(&mut far), sent);
+}
+
+#[test]
+fn who_waits_for_frames_learns_that_the_service_was_killed() {
+    let mut world = World::new(8);
+    let mut client = world.client("a");
+    client.refresh().unwrap();
+    world.services[0].kill();
+    let start = Instant::now();
+    // As programs wait: they refresh when there is news.
+    let gone = loop {
+        assert!(start.elapsed() < LONG);
+        if client.has_news()
+            && let Err(gone) = client.refresh()
+        {
+            break gone;
+        }
+        client.wait(Some(LONG)).unwrap();
+    };
+    assert!(matches!(gone, ClientError::Gone), "{gone}");
+}
+
+#[test]
+fn one_member_too_many_is_refused_and_the_set_goes_on() {
+    let world = World::new(80);
+    let mut near = world.client("a");
+    let mut members: Vec<_> =
+        (0..vi::filter::MOST_MEMBERS).map(|_| connect(&world.socket("b"), Some("set"))).collect();
+    members[0].add_set_filter("ip-protocol:17".parse().unwrap()).unwrap();
+    reach(&mut near, members.len());
+    let options = ClientOptions { set: Some("set".to_owned()), ..ClientOptions::default() };
+    let more = Client::connect(&world.socket("b"), &ProtectionDomain::<Domain>::new(), &options);
+    let refused = more.unwrap_err().to_string();
+    assert!(refused.contains("32 interfaces already"), "{refused}");
+    assert_eq!(send(&near, &frame("10.99.0.2:5000", &[1])).verdict, vi::filter::Verdict::Taken);
+    // A place that is free again is given out again.
+    members.pop();
+    let start = Instant::now();
+    while Client::connect(&world.socket("b"), &ProtectionDomain::<Domain>::new(), &options).is_err() {
+        assert!(start.elapsed() < LONG);
+    }
+}
+
+#[test]
+fn who_finds_no_place_is_told_so() {
+    let world = World::new(8);
+    let silent: Vec<_> = (0..64)
+        .map(|_| {
+            let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+            join(&socket, &SocketAddrUnix::new(world.socket("a")).unwrap()).unwrap();
+            socket
+        })
+        .collect();
+    for _ in 0..20 {
+        let options = ClientOptions::default();
+        let refused = Client::connect(&world.socket("a"), &ProtectionDomain::<Domain>::new(), &options);
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("64 clients already"), "{refused}");
+    }
+    drop(silent);
 }

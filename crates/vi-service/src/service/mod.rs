@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use vi::Bell;
 use vi::clock::KeeperThread;
+use vi::filter::MOST_MEMBERS;
 use vi::lane::FilterId;
 
 /// Requests of one client that are answered in one turn.
@@ -33,6 +34,9 @@ const BUDGET: usize = 16;
 const MOST_CLIENTS: usize = 64;
 /// The longest name of a client or a set, in bytes.
 const MOST_NAME: usize = 64;
+/// Descriptors that may wait for clients which do not read (a debugger has stopped one, say). With more of them whoever has the most is
+/// sent away: a process has not many, and a service without any is at its end.
+const MOST_WAITING_FILES: usize = 384;
 /// How long to poll on after the last frame of the kernel's before sleeping.
 const TURNS_AWAKE: u32 = 32;
 
@@ -276,8 +280,9 @@ impl Service {
         let vi = self.free_vi().ok_or("all numbers of interfaces are in use")?;
         let session = self.sessions.get(at).ok_or("the connection is gone")?;
         let user = socket_peercred(&session.socket).map_err(|errno| errno.to_string())?.uid.as_raw();
-        let set = set.map(|set| self.join(vi, user, set));
-        let (mut member, files) = Member::new(vi, name, set).map_err(|error| error.to_string())?;
+        let (mut member, files) = Member::new(vi, name).map_err(|error| error.to_string())?;
+        member.set = set.map(|set| self.join(vi, user, set)).transpose()?;
+        let set = member.set;
         member.news.clock(self.adapter.peer_clock());
         let Offer { mac, mtu, .. } = *self.adapter.offer();
         let shape = self.adapter.geometry().into();
@@ -378,15 +383,18 @@ impl Service {
         Ok(Answer::Removed(true))
     }
 
-    fn join(&mut self, vi: ViId, user: u32, name: String) -> u32 {
+    fn join(&mut self, vi: ViId, user: u32, name: String) -> Result<u32, String> {
         if let Some(set) = self.sets.iter_mut().find(|set| set.user == user && set.name == name) {
+            if set.members.len() >= MOST_MEMBERS {
+                return Err(format!("the set {name} has {MOST_MEMBERS} interfaces already"));
+            }
             set.members.push(vi);
-            return set.number;
+            return Ok(set.number);
         }
         self.last_set = self.last_set.wrapping_add(1) & 0xFFFF;
         let (number, members, filters) = (self.last_set, vec![vi], Vec::new());
         self.sets.push(Set { number, user, name, members, filters });
-        number
+        Ok(number)
     }
 
     fn tell_set_filters(&mut self, at: usize, number: u32) {
@@ -493,8 +501,23 @@ impl Service {
         }
     }
 
+    /// Whoever keeps too many descriptors waiting is to go.
+    fn bound_files(&mut self) {
+        loop {
+            let waiting = self.sessions.iter().map(Session::waiting_files);
+            if waiting.sum::<usize>() <= MOST_WAITING_FILES {
+                return;
+            }
+            match self.sessions.iter_mut().max_by_key(|session| session.waiting_files()) {
+                Some(most) => most.give_up(),
+                None => return,
+            }
+        }
+    }
+
     /// Takes back all that clients had who are gone, or are to go.
     fn send_away(&mut self) -> Result<(), ServiceError> {
+        self.bound_files();
         let (stay, go) =
             std::mem::take(&mut self.sessions).into_iter().partition(|session| session.ended.is_none());
         self.sessions = stay;

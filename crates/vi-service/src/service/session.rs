@@ -40,12 +40,12 @@ pub(super) struct Member {
 
 impl Member {
     /// A fresh one, and what it is sent with its welcome: what its bell waits on, and the page of its news.
-    pub(super) fn new(vi: ViId, name: String, set: Option<u32>) -> io::Result<(Self, [OwnedFd; 2])> {
+    pub(super) fn new(vi: ViId, name: String) -> io::Result<(Self, [OwnedFd; 2])> {
         let (bell, waits) = Bell::divided()?;
         let (news, page) = NewsWriter::new()?;
         let files = [waits.as_fd().try_clone_to_owned()?, page];
         let (filters, rung) = (Vec::new(), Vec::new());
-        Ok((Self { vi, name, set, filters, bell, rung, news }, files))
+        Ok((Self { vi, name, set: None, filters, bell, rung, news }, files))
     }
 }
 
@@ -66,11 +66,22 @@ impl Session {
         !self.queue.is_empty()
     }
 
+    /// Descriptors that wait with notices.
+    pub(super) fn waiting_files(&self) -> usize {
+        self.queue.iter().map(|(_, files)| files.len()).sum()
+    }
+
+    /// It does not read, and what waits for it costs others: nothing waits any more.
+    pub(super) fn give_up(&mut self) {
+        self.queue.clear();
+        self.end("it does not read what it is told");
+    }
+
     /// Says something; what finds no room waits.
     pub(super) fn say(&mut self, notice: &Notice, files: Vec<OwnedFd>) {
         match serde_json::to_vec(notice) {
             Ok(bytes) if self.queue.len() < QUEUED => self.queue.push_back((bytes, files)),
-            Ok(_) => self.end("it does not read what it is told"),
+            Ok(_) => self.give_up(),
             Err(error) => self.end(error.to_string()),
         }
         self.flush();

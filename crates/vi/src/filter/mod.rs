@@ -34,7 +34,7 @@ mod toeplitz;
 pub use flow::FlowCache;
 pub use grammar::BadFilter;
 pub use headers::{HEADER_BYTES, Headers, Ip, Mac};
-pub use table::{Block, MOST_FILTERS, Table, TableError, Target, Verdict};
+pub use table::{Block, MOST_FILTERS, MOST_MEMBERS, Table, TableError, Target, Verdict};
 pub use toeplitz::{DEFAULT_KEY, flow_hash, toeplitz};
 
 use std::net::{IpAddr, SocketAddr};

@@ -6,7 +6,7 @@ use crate::lane::FilterId;
 /// How many filters a table holds. A frame is compared with them one after the other, so few is fast.
 pub const MOST_FILTERS: usize = 512;
 /// How many members a set has at most.
-const MOST_MEMBERS: usize = 32;
+pub const MOST_MEMBERS: usize = 32;
 /// Places of a set's indirection table, by the low bits of the hash.
 const INDIRECTION: u32 = 128;
 
