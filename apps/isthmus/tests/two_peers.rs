@@ -112,3 +112,36 @@ fn what_is_wrong_is_said_with_a_status() {
     let (status, said) = told(&mut peer(at, "b", &["--script", script.to_str().unwrap()]));
     assert!(status == Some(2) && said.contains("rule 1: `ms` is missing"), "{said}");
 }
+
+/// A TAP that is switched off takes no frame: each one is told as dropped. Where namespaces or a TAP are not permitted it passes, but not in CI.
+#[test]
+fn what_the_tap_refuses_is_told_as_dropped() {
+    let directory = TempDir::new().unwrap();
+    let at = directory.path();
+    let _twin = twin(at, "trap");
+    let mut command = Command::new("unshare");
+    command.args(["--net", env!("CARGO_BIN_EXE_isthmus"), "peer", "linux", "--json", "--dump", "--tap", "ntb0"]);
+    command.args(["--addr", "10.0.77.1/24", "--port"]).arg(at.join("a")).stdin(Stdio::null());
+    let mut tap = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let network = format!("--net=/proc/{}/ns/net", tap.0.id());
+    let mut switch_off = Command::new("nsenter");
+    switch_off.args([network.as_str(), "ip", "link", "set", "ntb0", "down"]).stderr(Stdio::null());
+    while !switch_off.status().unwrap().success() {
+        if tap.0.try_wait().unwrap().is_some() {
+            assert!(std::env::var_os("CI").is_none(), "CI must be able to make a TAP");
+            return;
+        }
+    }
+    // Asks for the address that nobody has now, again and again.
+    let _asks = Running(peer(at, "b", &["--frames", "1"]).stdout(Stdio::null()).spawn().unwrap());
+    let mut told = BufReader::new(tap.0.stderr.take().unwrap()).lines();
+    let asked = |line: &String| line.contains("ARP");
+    assert_eq!(told.by_ref().map_while(Result::ok).filter(asked).take(3).count(), 3);
+    // What is told from now on is nobody's: it has to be read, so that the peer can end.
+    let reads = std::thread::spawn(move || told.map_while(Result::ok).count());
+    let said = tap.end();
+    reads.join().unwrap();
+    let report = &serde_json::from_str::<Value>(&said).unwrap()["report"];
+    let count = |key: &str| report[key].as_u64().unwrap();
+    assert!(count("received") >= 3 && count("dropped") >= count("received"), "{said}");
+}
