@@ -7,7 +7,7 @@ mod vi;
 use ::vi::pcapng::Reader;
 use serde_json::Value;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -267,4 +267,65 @@ fn kernels_ping_each_other_while_a_program_takes_its_frames() {
         assert!((80..FRAMES / 4).contains(&count(kernel, "to_kernel")), "{status}");
         assert_eq!((count(kernel, "dropped"), count(&status["adapter"], "nonsense")), (0, 0), "{status}");
     }
+}
+
+/// A service that is killed says nothing to anybody: whoever needs it ends, and says why.
+#[test]
+fn a_tool_whose_service_is_killed_ends_and_says_so() {
+    let directory = TempDir::new().unwrap();
+    let at = directory.path();
+    let mut services = services(at, &[]);
+    let file = at.join("some.pcapng");
+    make(&file, 2);
+    let (written, socket) = (at.join("written.pcapng"), at.join("vi-a"));
+    let [file, written, socket] = [&file, &written, &socket].map(|path| path.to_str().unwrap());
+    let tools = [
+        ("sink", &["udp:10.9.0.2:1"][..]),
+        ("sink", &["-e", "udp:10.9.0.2:2"]),
+        ("rss", &["udp:10.9.0.2:3"]),
+        ("capture", &["-w", written]),
+        ("capture", &["--spin", "-w", "/dev/null"]),
+        ("forward", &["--service2", socket, "udp:10.9.0.2:4"]),
+        ("send", &["-n", "1000000000", "10.9.0.1", "5"]),
+        ("send", &["-n", "1000000000", "-s", "1000", "10.9.0.1", "5"]),
+        ("replay", &["--loops", "0", "--top-speed", file]),
+        ("replay", &["--speed", "0.001", "--loops", "0", file]),
+    ];
+    let running: Vec<_> =
+        tools.iter().map(|(name, arguments)| start(&mut tool(at, name, "b", arguments))).collect();
+    // All are at work: the service knows their interfaces, and the filters of those that have some of their own.
+    let mut watcher = ::vi_service::Client::<()>::connect(
+        &at.join("vi-b"),
+        &::vi::ProtectionDomain::new(),
+        &::vi_service::ClientOptions::default(),
+    )
+    .unwrap();
+    let begun = Instant::now();
+    loop {
+        let clients = watcher.status().unwrap().clients;
+        // Those of the tools, one more of `rss`, and the watcher.
+        if clients.len() == tools.len() + 2 && clients.iter().map(|client| client.filters).sum::<u32>() == 5 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{clients:?}");
+        std::thread::yield_now();
+    }
+    services[1].0.kill().unwrap();
+    for (mut running, (name, arguments)) in running.into_iter().zip(tools) {
+        let mut said = String::new();
+        running.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(running.0.wait().unwrap().code(), Some(2), "{name} {arguments:?}: {said}");
+        assert!(said.contains("the service has ended the connection"), "{name} {arguments:?}: {said}");
+    }
+    assert!(Reader::new(BufReader::new(File::open(written).unwrap())).unwrap().next_frame().is_ok());
+}
+
+#[test]
+fn a_sink_takes_as_many_frames_as_it_is_told() {
+    let directory = TempDir::new().unwrap();
+    let at = directory.path();
+    let _services = services(at, &[]);
+    let sink = start(&mut tool(at, "sink", "b", &["-e", "-n", "3", "udp:10.9.0.2:5000"]));
+    run(&mut tool(at, "send", "a", &["-n", "200", "--drop", "--reach", "1", "10.9.0.2", "5000"]));
+    assert_eq!(count(&finish(sink).0, "frames"), 3);
 }

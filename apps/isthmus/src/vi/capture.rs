@@ -26,6 +26,8 @@ use vi_service::{Client, ClockStatus};
 const BATCH: usize = 64;
 /// How long a poll sleeps before it looks at signals and limits again.
 const NAP: Duration = Duration::from_millis(50);
+/// How long frames are still taken once it is over.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long the file's thread sleeps when the stream is empty.
 const IDLE: Duration = Duration::from_millis(1);
 /// Written between two looks at progress.
@@ -166,7 +168,7 @@ fn capture<W: Write + Send>(
     let mut recorder = Recorder::new(clock.clone(), time_of, snap);
     let (written, failed) = (AtomicU64::new(0), AtomicBool::new(false));
     let (polls, ended) = channel::<()>();
-    let file = std::thread::scope(|scope| {
+    let (file, polled) = std::thread::scope(|scope| {
         let (written, failed) = (&written, &failed);
         let filing = scope.spawn(move || {
             let outcome = drain(&mut file, &mut reader, &ended, written);
@@ -178,12 +180,13 @@ fn capture<W: Write + Send>(
         let filed =
             filing.join().map_err(|_| anyhow::anyhow!("the thread that writes the file has ended early"))?;
         // A file that cannot be written is why polling ended.
-        let file = filed?;
-        polled.map(|()| file)
+        anyhow::Ok((filed?, polled))
     })?;
     let (captured, captured_bytes, received) = (file.frames(), file.frame_bytes(), recorder.frames());
     let stamp = clock.now();
     file.finish(received)?;
+    // The file has all that came until then.
+    polled?;
     Ok(Report {
         file: arguments.write.display().to_string(),
         seconds: begun.elapsed().as_secs_f64(),
@@ -210,8 +213,11 @@ fn poll(
     let deadline = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let most = arguments.count.unwrap_or(u64::MAX);
     let progress = tool::Progress::new("capture");
+    let (mut refreshed, mut ended) = (Instant::now(), None);
     loop {
-        if client.has_news() {
+        // A service that was killed tells nobody: it is asked now and then.
+        if client.has_news() || refreshed.elapsed() >= NAP {
+            refreshed = Instant::now();
             client.refresh()?;
         }
         if arguments.times == Times::Sender {
@@ -235,14 +241,15 @@ fn poll(
             let written = written.load(Ordering::Relaxed);
             format!("{} received, {written} in the file, {} lost", recorder.frames(), stream.lost())
         });
-        if count > 0 {
-            continue;
-        }
         let over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if over || stop.asked() || failed.load(Ordering::Relaxed) {
-            return Ok(());
+            // What waits in the lanes is taken, but senders that never pause hold nobody up.
+            if count == 0 || ended.get_or_insert_with(Instant::now).elapsed() >= LAST_WORDS {
+                return Ok(());
+            }
+            continue;
         }
-        if !arguments.spin {
+        if count == 0 && !arguments.spin {
             client.wait(Some(NAP))?;
         }
     }

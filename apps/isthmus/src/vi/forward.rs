@@ -102,6 +102,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             if stop.read(&mut [0]).is_ok() {
                 break;
             }
+            // A service that was killed tells nobody.
+            left.refresh()?;
+            right.refresh()?;
         }
     }
     report.copied = Copied::by_this_thread().map(|copied| Moved {
@@ -123,7 +126,7 @@ fn carry(from: &Client<Tool>, to: &Client<Tool>, wait: bool, report: &mut Report
     for event in events.iter().take(count) {
         if let Event::Received(packet) = event {
             let steered = if wait {
-                to.attachment().forward_when_room(packet, RequestId(0), PATIENCE)?
+                to.forward_when_room(packet, RequestId(0), PATIENCE)?
             } else {
                 to.attachment().forward(packet, RequestId(0))?
             };

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use vi::udp::{UdpFlow, group_mac};
 use vi::{ProtectionDomain, RequestId};
 
+/// Frames between two looks at the service, which are system calls.
+const ASK_EVERY: u64 = 1024;
+
 /// Send UDP frames (efsend)
 #[derive(Debug, clap::Args)]
 #[command(
@@ -107,7 +110,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         report.frames += 1;
         report.sent += u64::from(steered.sent);
         report.dropped += u64::from(steered.full);
-        if client.has_news() {
+        // A service that was killed tells nobody: it is asked now and then.
+        if client.has_news() || arguments.sleep > 0 || n.is_multiple_of(ASK_EVERY) {
             client.refresh()?;
         }
         if arguments.sleep > 0 {

@@ -5,6 +5,7 @@ use crate::net::Address;
 use anyhow::Context;
 use netdev::{MacAddress, Tap, TapOptions};
 use ntb::{Gen3, VfioUser};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,6 +72,11 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     // Before anybody can see that it runs, and send SIGTERM.
     let stop = crate::stop::on_signal().context("SIGTERM and SIGINT cannot be watched")?;
+    // Lanes and clients are descriptors, and many systems let a process have a thousand unless it asks for more.
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "no more descriptors than {:?}", limit.current);
+    }
     if let Some(path) = &arguments.netns {
         netdev::namespace::enter(path)
             .with_context(|| format!("cannot enter the network namespace {}", path.display()))?;

@@ -96,6 +96,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         let count = client.poll(&mut events);
         for event in events.iter().take(count) {
             let Event::Received(packet) = event else { continue };
+            if packet.starts() && report.frames >= most {
+                break;
+            }
             report.frames += u64::from(packet.starts());
             report.bytes += packet.len() as u64;
             *report.filters.entry(packet.filter().number()).or_default() += 1;
@@ -127,6 +130,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             if stop.read(&mut [0]).is_ok() {
                 break;
             }
+            // A service that was killed tells nobody.
+            client.refresh()?;
         }
     }
     report.strangers = client.attachment().strangers();
