@@ -120,7 +120,16 @@ fn what_the_tap_refuses_is_told_as_dropped() {
     let at = directory.path();
     let _twin = twin(at, "trap");
     let mut command = Command::new("unshare");
-    command.args(["--net", env!("CARGO_BIN_EXE_isthmus"), "peer", "linux", "--json", "--dump", "--tap", "ntb0"]);
+    command.args([
+        "--net",
+        env!("CARGO_BIN_EXE_isthmus"),
+        "peer",
+        "linux",
+        "--json",
+        "--dump",
+        "--tap",
+        "ntb0",
+    ]);
     command.args(["--addr", "10.0.77.1/24", "--port"]).arg(at.join("a")).stdin(Stdio::null());
     let mut tap = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
     let network = format!("--net=/proc/{}/ns/net", tap.0.id());

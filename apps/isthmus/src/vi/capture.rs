@@ -130,10 +130,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let clock = kept.clock();
     let texts: Vec<String> = arguments.filters.iter().map(Filter::to_string).collect();
     let file = FileWriter::new(BufWriter::new(out), "vi0", &texts.join(" "), arguments.snap, clock.clone())?;
+    // Before frames come: from now on the file is finished, whatever ends it.
+    let stop = tool::Stop::new()?;
     for filter in &arguments.filters {
         client.add_filter(*filter).with_context(|| format!("filter {filter}"))?;
     }
-    let report = capture(arguments, &mut client, &stream, file, &clock)?;
+    let report = capture(arguments, &mut client, &stream, file, &clock, &stop)?;
     if arguments.json {
         let text = serde_json::to_string(&report)?;
         if to_stdout { eprintln!("{text}") } else { crate::out::say!("{text}") }
@@ -157,6 +159,7 @@ fn capture<W: Write + Send>(
     stream: &StreamFile,
     mut file: FileWriter<W>,
     clock: &Clock,
+    stop: &tool::Stop,
 ) -> anyhow::Result<Report> {
     let begun = Instant::now();
     let (mut writer, mut reader) = (stream.writer()?, stream.reader()?);
@@ -175,7 +178,7 @@ fn capture<W: Write + Send>(
             failed.store(outcome.is_err(), Ordering::Relaxed);
             outcome.map(|()| file)
         });
-        let polled = poll(arguments, client, &mut recorder, &mut writer, written, failed);
+        let polled = poll(arguments, client, &mut recorder, &mut writer, stop, written, failed);
         drop(polls);
         let filed =
             filing.join().map_err(|_| anyhow::anyhow!("the thread that writes the file has ended early"))?;
@@ -206,10 +209,10 @@ fn poll(
     client: &mut Client<Tool>,
     recorder: &mut Recorder,
     stream: &mut StreamWriter<Mapping>,
+    stop: &tool::Stop,
     written: &AtomicU64,
     failed: &AtomicBool,
 ) -> anyhow::Result<()> {
-    let stop = tool::Stop::new()?;
     let deadline = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let most = arguments.count.unwrap_or(u64::MAX);
     let progress = tool::Progress::new("capture");

@@ -65,8 +65,6 @@ struct Moved {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
-    let mut stop = crate::stop::on_signal()?;
-    stop.set_nonblocking(true)?;
     // One domain: a packet of one link is sent on the other.
     let domain = ProtectionDomain::<Tool>::new();
     let second = Endpoint { service: arguments.service2.clone() };
@@ -74,6 +72,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     reach(&mut right, arguments.reach, Duration::from_secs(10))?;
     let back = if arguments.unidirectional { 0 } else { arguments.reach };
     reach(&mut left, back, Duration::from_secs(10))?;
+    // Not before: while it waits for a service, or for the far side, a signal ends it at once.
+    let mut stop = crate::stop::on_signal()?;
+    stop.set_nonblocking(true)?;
     let filters = match arguments.filters.as_slice() {
         [] => &[Filter::UnicastAll, Filter::MulticastAll],
         filters => filters,

@@ -45,13 +45,14 @@ struct Counts {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
-    let mut stop = crate::stop::on_signal()?;
-    stop.set_nonblocking(true)?;
     let name = format!("rss {}", std::process::id());
     let mut clients = Vec::new();
     for _ in 0..arguments.threads {
         clients.push(arguments.endpoint.connect(&ProtectionDomain::<Tool>::new(), Some(&name))?);
     }
+    // Not before: while it waits for a service a signal ends it at once.
+    let mut stop = crate::stop::on_signal()?;
+    stop.set_nonblocking(true)?;
     if let Some(first) = clients.first_mut() {
         for filter in &arguments.filters {
             first.add_set_filter(*filter)?;

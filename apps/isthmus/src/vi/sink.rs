@@ -77,9 +77,10 @@ impl Times {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
+    let mut client = arguments.endpoint.connect(&ProtectionDomain::<Tool>::new(), None)?;
+    // Not before: while it waits for a service a signal ends it at once.
     let mut stop = crate::stop::on_signal()?;
     stop.set_nonblocking(true)?;
-    let mut client = arguments.endpoint.connect(&ProtectionDomain::<Tool>::new(), None)?;
     for filter in &arguments.filters {
         client.add_filter(*filter)?;
     }
