@@ -3,18 +3,23 @@
 
 mod world;
 
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+use world::{LONG, World, connect, frame, reach, send};
+
+// lesson begins
 use std::error::Error;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use vi::clock::Keeper;
 use vi::filter::{Filter, FlowCache, Table, Target, Verdict};
 use vi::lane::{Geometry, Meta, SharedLane};
 use vi::{Event, ProtectionDomain, RequestId, TimedEvent, TimedVi, Vi};
 use vi_service::{Client, ClientOptions};
-use world::{LONG, World, connect, frame, reach, send};
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+// lesson ends
 
 #[derive(Debug)]
 struct Market;
