@@ -19,6 +19,14 @@ fn part() {
             Parent.say("ready");
             Parent.hear();
         }
+        // Sends one frame as soon as there is somebody to send it to.
+        "sends" => {
+            let mut client = connect(arguments[0].as_ref(), None);
+            Parent.say("ready");
+            reach(&mut client, 1);
+            send(&client, &frame(arguments[1], &[5; 18]));
+            Parent.hear();
+        }
         // Sends a few short frames as soon as it can, and is gone.
         "brief" => {
             let mut client = connect(arguments[0].as_ref(), None);
@@ -302,29 +310,61 @@ fn what_a_process_sends_that_ends_at_once_is_delivered() {
     assert_eq!(far.status().unwrap().adapter.lanes_failed, 0);
 }
 
-/// A debugger stops a process: what it is to be told waits, and descriptors are the least that there is of.
+/// Stops a process, as a debugger does, or lets it go on.
+fn signal(process: &world::Process, signal: rustix::process::Signal) {
+    let id = rustix::process::Pid::from_raw(process.id().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(id, signal).unwrap();
+}
+
+fn descriptors(process: &world::Process) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap().count()
+}
+
 #[test]
-fn a_client_that_stands_still_does_not_use_up_the_services_descriptors() {
+fn a_client_that_stands_still_misses_nothing_that_came_and_stayed() {
     let world = World::new(16);
     let (mut near, mut far) = (world.client("a"), world.client("b"));
-    let mut still = world.process("a", "still", "udp:10.99.0.1:5000");
+    let mut still = world.process("a", "sends", "10.99.0.2:7000");
     still.expect("ready");
-    let stopped = rustix::process::Pid::from_raw(still.id().try_into().unwrap()).unwrap();
-    rustix::process::kill_process(stopped, rustix::process::Signal::STOP).unwrap();
-    let descriptors = format!("/proc/{}/fd", world.services[0].id());
-    let start = Instant::now();
-    while near.status().unwrap().sent_away == 0 {
-        assert!(start.elapsed() < LONG, "{:?}", near.status());
+    signal(&still, rustix::process::Signal::STOP);
+    let before = descriptors(&world.services[0]);
+    for _ in 0..700 {
         let id = far.add_filter("udp:10.99.0.2:5000".parse().unwrap()).unwrap();
         reach(&mut near, 1);
         assert!(far.remove_filter(id).unwrap());
         reach(&mut near, 0);
-        let open = std::fs::read_dir(&descriptors).unwrap().count();
-        assert!(open < 800, "{open} descriptors");
+    }
+    let open = descriptors(&world.services[0]);
+    assert!(open < before + 50, "{before} descriptors and now {open}");
+    assert_eq!(near.status().unwrap().sent_away, 0);
+    far.add_filter("udp:10.99.0.2:7000".parse().unwrap()).unwrap();
+    reach(&mut near, 1);
+    signal(&still, rustix::process::Signal::CONT);
+    assert_eq!(one(&mut far), frame("10.99.0.2:7000", &[5; 18]));
+}
+
+#[test]
+fn a_client_that_stands_still_does_not_use_up_the_services_descriptors() {
+    let world = World::new(16);
+    let mut near = world.client("a");
+    let mut still = world.process("a", "still", "udp:10.99.0.1:5000");
+    still.expect("ready");
+    signal(&still, rustix::process::Signal::STOP);
+    let service = rustix::process::Pid::from_raw(world.services[0].id().try_into().unwrap());
+    let limit = rustix::process::Rlimit { current: Some(1024), maximum: Some(1024) };
+    rustix::process::prlimit(service, rustix::process::Resource::Nofile, limit).unwrap();
+    let start = Instant::now();
+    while near.status().unwrap().sent_away == 0 {
+        assert!(start.elapsed() < LONG, "{:?}", near.status());
+        // Each has a lane to the one who stands still, and takes it along.
+        let mut brief = world.client("b");
+        reach(&mut brief, 1);
+        drop(brief);
     }
     assert_eq!(near.status().unwrap().clients.len(), 1);
     still.kill();
     // Whoever reads is served on.
+    let mut far = world.client("b");
     far.add_filter("udp:10.99.0.2:5000".parse().unwrap()).unwrap();
     reach(&mut near, 1);
     let sent = frame("10.99.0.2:5000", &[3; 18]);

@@ -17,6 +17,7 @@ use ntb::Bridge;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Resource, getrlimit};
 use session::{Member, Session};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,9 +35,11 @@ const BUDGET: usize = 16;
 const MOST_CLIENTS: usize = 64;
 /// The longest name of a client or a set, in bytes.
 const MOST_NAME: usize = 64;
-/// Descriptors that may wait for clients which do not read (a debugger has stopped one, say). With more of them whoever has the most is
-/// sent away: a process has not many, and a service without any is at its end.
-const MOST_WAITING_FILES: usize = 384;
+/// Of the descriptors that the service may have, the part that may wait for clients which do not read (a debugger has stopped one, say): a
+/// third. With more of them whoever has the most is sent away, since a service without any is at its end.
+const WAITING_PART: u64 = 3;
+/// So many may wait in any case.
+const FEW_FILES: usize = 256;
 /// How long to poll on after the last frame of the kernel's before sleeping.
 const TURNS_AWAKE: u32 = 32;
 
@@ -504,8 +507,12 @@ impl Service {
     /// Whoever keeps too many descriptors waiting is to go.
     fn bound_files(&mut self) {
         loop {
-            let waiting = self.sessions.iter().map(Session::waiting_files);
-            if waiting.sum::<usize>() <= MOST_WAITING_FILES {
+            let waiting: usize = self.sessions.iter().map(Session::waiting_files).sum();
+            if waiting <= FEW_FILES {
+                return;
+            }
+            let most = getrlimit(Resource::Nofile).current.map(|limit| limit / WAITING_PART);
+            if most.is_none_or(|most| waiting as u64 <= most) {
                 return;
             }
             match self.sessions.iter_mut().max_by_key(|session| session.waiting_files()) {

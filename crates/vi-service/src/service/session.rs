@@ -1,7 +1,7 @@
 //! One client as the service has it.
 
 use crate::ViId;
-use crate::adapter::Lane;
+use crate::adapter::{Change, Lane};
 use crate::news::NewsWriter;
 use crate::protocol::{Notice, Socket};
 use std::collections::VecDeque;
@@ -13,13 +13,43 @@ use vi::lane::FilterId;
 /// Notices that wait for a client which does not read. With more of them it is sent away.
 const QUEUED: usize = 4096;
 
+/// A notice that waits for room in the socket.
+#[derive(Debug)]
+struct Waiting {
+    bytes: Vec<u8>,
+    files: Vec<OwnedFd>,
+    about: Option<Subject>,
+    /// The client has not heard of that before.
+    begins: bool,
+}
+
+/// What comes and goes so often that a client which is slow need not hear of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    LaneToSendOn(Lane),
+    Filter(u16),
+}
+
+/// What a notice is about, and whether it begins that or ends it.
+fn subject(notice: &Notice) -> (Option<Subject>, bool, bool) {
+    match notice {
+        Notice::MaySend { lane, .. } => (Some(Subject::LaneToSendOn(*lane)), true, false),
+        Notice::NoMoreSending(lane) => (Some(Subject::LaneToSendOn(*lane)), false, true),
+        Notice::Filters(Change::Add(entry)) => (Some(Subject::Filter(entry.id)), true, false),
+        Notice::Filters(Change::Members { id, .. }) => (Some(Subject::Filter(*id)), false, false),
+        Notice::Filters(Change::Remove(id)) => (Some(Subject::Filter(*id)), false, true),
+        // What was sent on a lane to receive from is delivered, however late.
+        _ => (None, false, false),
+    }
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) socket: Socket,
     /// `None` until it has said hello.
     pub(super) member: Option<Member>,
-    queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    queue: VecDeque<Waiting>,
     /// Why it is to be sent away.
     pub(super) ended: Option<String>,
 }
@@ -68,7 +98,7 @@ impl Session {
 
     /// Descriptors that wait with notices.
     pub(super) fn waiting_files(&self) -> usize {
-        self.queue.iter().map(|(_, files)| files.len()).sum()
+        self.queue.iter().map(|waiting| waiting.files.len()).sum()
     }
 
     /// It does not read, and what waits for it costs others: nothing waits any more.
@@ -77,10 +107,17 @@ impl Session {
         self.end("it does not read what it is told");
     }
 
-    /// Says something; what finds no room waits.
+    /// Says something; what finds no room waits. What comes and goes while it waits is never said.
     pub(super) fn say(&mut self, notice: &Notice, files: Vec<OwnedFd>) {
+        let (about, begins, ends) = subject(notice);
+        if ends && self.queue.iter().any(|waiting| waiting.begins && waiting.about == about) {
+            self.queue.retain(|waiting| waiting.about != about);
+            return;
+        }
         match serde_json::to_vec(notice) {
-            Ok(bytes) if self.queue.len() < QUEUED => self.queue.push_back((bytes, files)),
+            Ok(bytes) if self.queue.len() < QUEUED => {
+                self.queue.push_back(Waiting { bytes, files, about, begins });
+            }
             Ok(_) => self.give_up(),
             Err(error) => self.end(error.to_string()),
         }
@@ -89,7 +126,7 @@ impl Session {
 
     pub(super) fn flush(&mut self) {
         let mut sent = false;
-        while let Some((bytes, files)) = self.queue.front() {
+        while let Some(Waiting { bytes, files, .. }) = self.queue.front() {
             let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
             match self.socket.send_bytes(bytes, &files) {
                 Ok(true) => sent = true,
