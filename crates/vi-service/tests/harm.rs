@@ -356,10 +356,14 @@ fn a_client_that_stands_still_does_not_use_up_the_services_descriptors() {
     let start = Instant::now();
     while near.status().unwrap().sent_away == 0 {
         assert!(start.elapsed() < LONG, "{:?}", near.status());
-        // Each has a lane to the one who stands still, and takes it along.
+        // Each has a lane to the one who stands still, for as long as that one is there, and takes it along.
         let mut brief = world.client("b");
-        reach(&mut brief, 1);
-        drop(brief);
+        let reached = |client: &Client<Domain>| client.attachment().reaches() == (1, true);
+        while !brief.wait_for(Duration::from_millis(50), reached).unwrap()
+            && near.status().unwrap().sent_away == 0
+        {
+            assert!(start.elapsed() < LONG);
+        }
     }
     assert_eq!(near.status().unwrap().clients.len(), 1);
     still.kill();
