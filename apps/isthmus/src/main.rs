@@ -3,7 +3,6 @@
 //! Exit status: 0 done, 1 the thing under test failed, 2 could not run, and the message says what to do.
 
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stderr, reason = "errors go to stderr: this is the command")]
 
 mod demo;
 mod lab;
@@ -87,6 +86,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // It would tell of lines that cannot be written by `eprintln!`, which panics when nobody reads.
+        .log_internal_errors(false)
         .init();
     let result = match arguments.command {
         Command::Demo(arguments) => demo::run(&arguments),
@@ -105,10 +106,11 @@ fn main() -> ExitCode {
         }
     };
     match result {
+        Ok(Outcome::Done) if out::has_failed() => ExitCode::from(2),
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Exit(code)) => code,
         Err(error) => {
-            eprintln!("isthmus: {error:#}");
+            crate::out::note!("isthmus: {error:#}");
             ExitCode::from(::lab::trouble::exit_code(&error))
         }
     }

@@ -112,7 +112,7 @@ fn with_access<T>(
     let mut pair = boot(plan, directory)?;
     progress.finish();
     if pair.plan().options.gdb.is_some() {
-        eprintln!("{}", ::lab::debug::instructions(&pair)?);
+        crate::out::note!("{}", ::lab::debug::instructions(&pair)?);
     }
     let result = pair.attend(|pair| work(&Access::Own(pair)))?;
     pair.finish()?;
@@ -135,7 +135,7 @@ fn up_command(arguments: &UpArguments) -> anyhow::Result<Outcome> {
     let Some((plan, directory)) = start(common, common.options()?)? else { return Ok(Outcome::Done) };
     let mut pair = boot(plan, directory)?;
     if pair.plan().options.gdb.is_some() {
-        eprintln!("{}", ::lab::debug::instructions(&pair)?);
+        crate::out::note!("{}", ::lab::debug::instructions(&pair)?);
     }
     pair.attend(|pair| up::serve(pair, |about| crate::out::say!("{about}")))?;
     pair.finish()?;

@@ -29,7 +29,7 @@ impl Progress {
     pub(crate) fn tell(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(text.to_owned()),
-            None => eprintln!("[{:>4} s] {}: {text}", self.begun.elapsed().as_secs(), self.what),
+            None => crate::out::note!("[{:>4} s] {}: {text}", self.begun.elapsed().as_secs(), self.what),
         }
     }
 

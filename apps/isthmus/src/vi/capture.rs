@@ -138,9 +138,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let report = capture(arguments, &mut client, &stream, file, &clock, &stop)?;
     if arguments.json {
         let text = serde_json::to_string(&report)?;
-        if to_stdout { eprintln!("{text}") } else { crate::out::say!("{text}") }
+        if to_stdout { crate::out::note!("{text}") } else { crate::out::say!("{text}") }
     } else {
-        eprintln!(
+        crate::out::note!(
             "{} frames ({} bytes) in {}; {} received, {} lost, times within {} ns",
             report.captured,
             report.captured_bytes,

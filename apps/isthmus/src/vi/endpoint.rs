@@ -77,7 +77,7 @@ impl Rates {
     pub(crate) fn new(json: bool) -> Self {
         let quiet = json && !std::io::stderr().is_terminal();
         if !quiet {
-            eprintln!("#  pkt-rate  bandwidth(Mbps)      total-pkts");
+            crate::out::note!("#  pkt-rate  bandwidth(Mbps)      total-pkts");
         }
         Self { last: Instant::now(), before: (0, 0), quiet }
     }
@@ -92,7 +92,7 @@ impl Rates {
         let (frames_before, bytes_before) = self.before;
         let rate = number(frames - frames_before) / seconds;
         let mbps = number(bytes - bytes_before) * 8.0 / seconds / 1e6;
-        eprintln!("{rate:>11.0} {mbps:>16.1} {frames:>15}");
+        crate::out::note!("{rate:>11.0} {mbps:>16.1} {frames:>15}");
         self.last = Instant::now();
         self.before = (frames, bytes);
     }

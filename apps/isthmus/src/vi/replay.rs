@@ -101,7 +101,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     );
     tell(arguments.json, &report, &text)?;
     if let Some(broken) = &report.broken {
-        eprintln!("{}: {broken}", report.file);
+        crate::out::note!("{}: {broken}", report.file);
         return Ok(Outcome::Exit(std::process::ExitCode::FAILURE));
     }
     Ok(if report.lost == 0 { Outcome::Done } else { Outcome::Exit(std::process::ExitCode::FAILURE) })

@@ -102,7 +102,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             Some(_) => {
                 let (steered, stamp) = client.transmit_timed_when_room(&frame, RequestId(0), patience)?;
                 let bound_ns = stamp.bound_ns;
-                eprintln!("{n} sent {} ± {bound_ns} ns ({})", seconds(stamp.ns), flags(stamp.flags));
+                crate::out::note!("{n} sent {} ± {bound_ns} ns ({})", seconds(stamp.ns), flags(stamp.flags));
                 steered
             }
         };

@@ -113,12 +113,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
                 let PeerOffset { bound_ns, peer_bound_ns, .. } = peer;
                 let bound_ns = bound_ns + peer_bound_ns + here.bound_ns;
                 let (sent, state) = (seconds(sent), flags(peer.flags));
-                eprintln!("{} bytes sent {sent} {flight_ns:+} ns ± {bound_ns} ago ({state})", packet.len());
+                crate::out::note!(
+                    "{} bytes sent {sent} {flight_ns:+} ns ± {bound_ns} ago ({state})",
+                    packet.len()
+                );
             }
             if arguments.hexdump {
                 let mut bytes = vec![0; packet.len()];
                 packet.copy_to(&mut bytes)?;
-                eprintln!("{}", dump(&bytes));
+                crate::out::note!("{}", dump(&bytes));
             }
         }
         drop(events);
