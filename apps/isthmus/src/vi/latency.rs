@@ -5,7 +5,8 @@ use crate::Outcome;
 use anyhow::Context;
 use clap::ValueEnum;
 use serde::Serialize;
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -95,6 +96,9 @@ struct End<'c> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
+    // A file that cannot be written is told before anything is measured.
+    let create = |path: &PathBuf| File::create(path).with_context(|| path.display().to_string());
+    let output = arguments.output.as_ref().map(create).transpose()?.map(BufWriter::new);
     let mut client = arguments.endpoint.connect(&ProtectionDomain::<Tool>::new(), None)?;
     let (here, there) = match arguments.role {
         Role::Ping => (PING, PONG),
@@ -143,12 +147,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         raw.extend(times.iter().map(|ns| (bytes, *ns)));
         rows.extend(row(bytes, times));
     }
-    if let Some(path) = &arguments.output {
-        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-        for (payload, ns) in raw {
-            writeln!(file, "{payload}\t{ns:.0}")?;
-        }
-        file.flush()?;
+    if let (Some(path), Some(mut file)) = (&arguments.output, output) {
+        let lines = raw.iter().try_for_each(|(payload, ns)| writeln!(file, "{payload}\t{ns:.0}"));
+        lines.and_then(|()| file.flush()).with_context(|| path.display().to_string())?;
     }
     let text: Vec<String> = rows.iter().map(show).collect();
     let head = "paylen\tmean\tmin\t50%\t95%\t99%\tmax  (half a round trip, ns)";
