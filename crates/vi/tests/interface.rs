@@ -352,3 +352,24 @@ fn merged_receives_tell_of_the_lane_and_unbundle_its_packets() {
         assert_eq!(to.poll(&mut events()), told);
     }
 }
+
+#[test]
+fn a_lane_that_takes_the_number_of_one_that_went_is_told_of_by_that_number() {
+    let (from, mut to, out, _first) = joined();
+    let second = SharedLane::create(SHAPE).unwrap();
+    let mut other = Interface::new(&ProtectionDomain::new());
+    let last = other.attach_sender(second.sender().unwrap(), None);
+    to.attach_receiver(second.receiver().unwrap());
+    from.transmit(out, &[1; 60], Meta::default(), RequestId(0)).unwrap();
+    assert!(!to.detach_receiver(LaneId(0)), "something waits in it");
+    assert_eq!(frames(&to).len(), 1);
+    assert!(to.detach_receiver(LaneId(0)));
+    other.transmit(last, &[2; 60], Meta::default(), RequestId(0)).unwrap();
+    let mut events = events();
+    to.merge_receives(true);
+    assert_eq!(to.poll(&mut events), 1);
+    let [Event::ReceivedMany { lane }, ..] = events else { panic!("{events:?}") };
+    let mut lanes = Vec::new();
+    assert_eq!(to.receive_unbundle(lane, 8, |packet| lanes.push(packet.lane())), 1);
+    assert_eq!(lanes, [LaneId(0)]);
+}

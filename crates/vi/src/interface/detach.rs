@@ -20,6 +20,10 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             return false;
         }
         self.receive.swap_remove(at);
+        // Events and packets name the lane that took the place by the place.
+        if let Some(moved) = self.receive.get_mut(at) {
+            moved.id = lane;
+        }
         self.turn.set(0);
         true
     }
