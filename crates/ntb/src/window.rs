@@ -167,6 +167,11 @@ impl Window for Outbound {
     }
 
     #[inline]
+    fn is_open(&self) -> bool {
+        self.is_current()
+    }
+
+    #[inline]
     fn write(&self, at: usize, data: &[u8]) -> Result<(), WindowError> {
         let offset = self.check(at, data.len())?;
         match &self.way {

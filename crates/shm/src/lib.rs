@@ -43,6 +43,7 @@ mod heap;
 #[path = "heap_loom.rs"]
 mod heap;
 mod inherit;
+mod lines;
 mod mapping;
 mod plain;
 mod raw;
@@ -56,6 +57,7 @@ pub use fence::full_fence;
 pub use file::{SharedFile, Unfit};
 pub use heap::Heap;
 pub use inherit::{NotInherited, take_inherited};
+pub use lines::Lines;
 pub use mapping::{Access, MapError, Mapping, OutOfBounds};
 pub use plain::Plain;
 pub use time::{KernelClock, kernel_clock, ticks, ticks_are_invariant};

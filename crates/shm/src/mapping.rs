@@ -140,6 +140,11 @@ impl Mapping {
         Ok(Self { map, map_bytes: len, range, access: Access::ReadWrite, behind: Behind::Device })
     }
 
+    /// Whether accesses are transactions with a device.
+    pub(crate) fn is_device(&self) -> bool {
+        self.behind == Behind::Device
+    }
+
     /// What copies `bytes` bytes best.
     fn routine(&self, bytes: usize) -> Routine {
         self.fit(Routine::for_size(bytes))

@@ -125,18 +125,12 @@ impl Raw {
         Ok(body)
     }
 
-    /// Fetches the line at `at` to write it. Every x86-64 processor has the instruction, be it as one that does nothing.
+    /// Fetches the line at `at` to write it.
     #[inline]
     pub(crate) fn will_store(&self, at: usize) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
         if let Ok(line) = self.range(at, 1) {
-            // SAFETY: a hint: it changes no memory and no register, and faults nowhere.
-            unsafe {
-                std::arch::asm!("prefetchw [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
-            }
+            fetch_to_store(line);
         }
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-        let _ = at;
     }
 
     /// Fetches the lines of a range to read them.
@@ -182,4 +176,16 @@ impl Raw {
         }
         Ok(word)
     }
+}
+
+/// Fetches a line to write it. Every x86-64 processor has the instruction, be it as one that does nothing.
+#[inline(always)]
+pub(crate) fn fetch_to_store(line: *mut u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a hint: it changes no memory and no register, and faults nowhere.
+    unsafe {
+        std::arch::asm!("prefetchw [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = line;
 }

@@ -97,10 +97,16 @@ pub trait Window: Send + Sync {
         None
     }
 
-    /// The window as the mapping that it is, if it is one: then [`transfer`](crate::transfer) copies from it and to it
-    /// without a stop in private memory. Whoever holds it asks by himself whether the window leads anywhere.
+    /// The window as the mapping that it is, if it is one, the same for as long as the window lives: then [`transfer`](crate::transfer) copies from it and to it
+    /// without a stop in private memory. Whoever holds it asks by himself whether the window [leads anywhere](Self::is_open).
     fn as_mapping(&self) -> Option<&Mapping> {
         None
+    }
+
+    /// Whether the window leads to the peer still, as far as this process knows: a word of its own memory tells it.
+    #[inline]
+    fn is_open(&self) -> bool {
+        true
     }
 
     /// Copies `data` to offset `at`. Not ordered by itself, and the peer may see a part of it.
@@ -244,6 +250,11 @@ macro_rules! through {
             #[inline]
             fn as_mapping(&self) -> Option<&Mapping> {
                 (**self).as_mapping()
+            }
+
+            #[inline]
+            fn is_open(&self) -> bool {
+                (**self).is_open()
             }
 
             #[inline]
