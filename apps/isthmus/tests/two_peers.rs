@@ -133,9 +133,16 @@ fn what_the_tap_refuses_is_told_as_dropped() {
     command.args(["--addr", "10.0.77.1/24", "--port"]).arg(at.join("a")).stdin(Stdio::null());
     let mut tap = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
     let network = format!("--net=/proc/{}/ns/net", tap.0.id());
-    let mut switch_off = Command::new("nsenter");
-    switch_off.args([network.as_str(), "ip", "link", "set", "ntb0", "down"]).stderr(Stdio::null());
-    while !switch_off.status().unwrap().success() {
+    let ip = |arguments: &[&str]| {
+        let mut ip = Command::new("nsenter");
+        ip.args([network.as_str(), "ip"]).args(arguments).stderr(Stdio::null()).output().unwrap()
+    };
+    // Its owner is through with it when it is up and has its address: before, what is switched off here is switched on again.
+    let is_ready = || {
+        let shown = ip(&["-o", "-4", "address", "show", "dev", "ntb0", "up"]).stdout;
+        String::from_utf8_lossy(&shown).contains("10.0.77.1")
+    };
+    while !(is_ready() && ip(&["link", "set", "ntb0", "down"]).status.success()) {
         if tap.0.try_wait().unwrap().is_some() {
             assert!(std::env::var_os("CI").is_none(), "CI must be able to make a TAP");
             return;
