@@ -18,7 +18,6 @@ pub struct RequestId(pub u32);
 #[derive(Debug)]
 pub struct Packet<'vi, D, O: Window = Mapping, M: Memory = Mapping> {
     lane: &'vi ReceiveLane<O, M>,
-    domain: u64,
     body: crate::lane::Body,
     meta: Meta,
     marker: PhantomData<fn() -> D>,
@@ -26,8 +25,8 @@ pub struct Packet<'vi, D, O: Window = Mapping, M: Memory = Mapping> {
 
 impl<'vi, D, O: Window, M: Memory> Packet<'vi, D, O, M> {
     #[inline(always)]
-    pub(crate) fn new(lane: &'vi ReceiveLane<O, M>, domain: u64, arrival: crate::lane::Arrival) -> Self {
-        Self { lane, domain, body: arrival.body, meta: arrival.meta, marker: PhantomData }
+    pub(crate) fn new(lane: &'vi ReceiveLane<O, M>, arrival: crate::lane::Arrival) -> Self {
+        Self { lane, body: arrival.body, meta: arrival.meta, marker: PhantomData }
     }
 
     /// Bytes of the frame that are here.
@@ -121,13 +120,6 @@ impl<'vi, D, O: Window, M: Memory> Packet<'vi, D, O, M> {
         self.read(at, &mut bytes).ok().map(|()| u32::from_be_bytes(bytes))
     }
 
-    /// Not inlined: who drops an event that is none then pays for a comparison alone.
-    #[inline(never)]
-    fn let_go(&self) {
-        // A lane that is over is told by the next poll.
-        let _ = self.lane.receiver().let_go(&self.body);
-    }
-
     /// The memory that it lies in and where, if it is in a buffer.
     pub(crate) fn place(&self) -> Option<(&M, usize)> {
         self.body.buffer().map(|index| self.lane.receiver().place(index))
@@ -139,13 +131,14 @@ impl<'vi, D, O: Window, M: Memory> Packet<'vi, D, O, M> {
     pub fn keep(self) -> Option<PacketBuffer<D>> {
         let index = self.body.buffer()?;
         self.lane.receiver().keep(index).ok()?;
-        Some(PacketBuffer::new(self.domain, self.lane.number(), index))
+        Some(PacketBuffer::new(self.lane.domain(), self.lane.number(), index))
     }
 }
 
 impl<D, O: Window, M: Memory> Drop for Packet<'_, D, O, M> {
     #[inline]
     fn drop(&mut self) {
-        self.let_go();
+        // A lane that is over is told by the next poll.
+        let _ = self.lane.receiver().let_go_packet(&self.body);
     }
 }

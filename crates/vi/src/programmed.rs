@@ -52,7 +52,7 @@ impl Pio {
     ) -> Result<(), TransmitError> {
         let most = self.frame.len();
         let end = at.saturating_add(bytes.len());
-        let part = self.frame.get_mut(at..end).ok_or(SendError::TooLong { bytes: end, most })?;
+        let part = self.frame.get_mut(at..end).ok_or_else(|| SendError::too_long(end, most))?;
         if let Some(claim) = &self.claim {
             vi.claimed(self.lane, |sender| sender.fill(claim, at, bytes))?;
         }
@@ -174,7 +174,7 @@ impl Alternative {
 
 /// A claim of this very sender goes back, and the error that made it useless goes on.
 fn give_back<O: Window, M: Memory>(
-    sender: &mut crate::lane::Sender<O, M>,
+    sender: &crate::lane::Sender<O, M>,
     claim: Claim,
     error: SendError,
 ) -> SendError {

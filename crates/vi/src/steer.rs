@@ -34,9 +34,13 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         stamp: u64,
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
-        steered(table, cache, frame, |lane, filter| {
-            self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request)
-        })
+        let Some((lane, filter)) = cache.only(table, frame) else {
+            return self.transmit_to_all(table, cache, frame, stamp, request);
+        };
+        match self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
+            Ok(()) => Ok(Steered { verdict: cache.verdict(), sent: 1, full: 0 }),
+            Err(error) => not_sent(cache.verdict(), error),
+        }
     }
 
     /// Stages a frame for every interface whose filter takes it, as [`transmit_steered`](Self::transmit_steered) sends it.
@@ -53,31 +57,45 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         stamp: u64,
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
-        steered(table, cache, frame, |lane, filter| {
+        let Some((lane, filter)) = cache.only(table, frame) else {
+            return self.transmit_init_to_all(table, cache, frame, stamp, request);
+        };
+        match self.transmit_init(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
+            Ok(()) => Ok(Steered { verdict: cache.verdict(), sent: 1, full: 0 }),
+            Err(error) => not_sent(cache.verdict(), error),
+        }
+    }
+
+    #[inline(never)]
+    fn transmit_to_all(
+        &self,
+        table: &Table<LaneId>,
+        cache: &mut FlowCache<LaneId>,
+        frame: &[u8],
+        stamp: u64,
+        request: RequestId,
+    ) -> Result<Steered, TransmitError> {
+        to_all(table, cache, frame, &mut |lane, filter| {
+            self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request)
+        })
+    }
+
+    #[inline(never)]
+    fn transmit_init_to_all(
+        &self,
+        table: &Table<LaneId>,
+        cache: &mut FlowCache<LaneId>,
+        frame: &[u8],
+        stamp: u64,
+        request: RequestId,
+    ) -> Result<Steered, TransmitError> {
+        to_all(table, cache, frame, &mut |lane, filter| {
             self.transmit_init(lane, frame, Meta { filter, stamp, hash: 0 }, request)
         })
     }
 }
 
-/// Has `send` carry a frame to whom it concerns; the usual frame has one recipient, who is known already.
-#[inline(always)]
-fn steered(
-    table: &Table<LaneId>,
-    cache: &mut FlowCache<LaneId>,
-    frame: &[u8],
-    mut send: impl FnMut(LaneId, FilterId) -> Result<(), TransmitError>,
-) -> Result<Steered, TransmitError> {
-    let Some((lane, filter)) = cache.only(table, frame) else {
-        return to_all(table, cache, frame, &mut send);
-    };
-    let verdict = cache.verdict();
-    match send(lane, filter) {
-        Ok(()) => Ok(Steered { verdict, sent: 1, full: 0 }),
-        Err(error) => not_sent(verdict, error),
-    }
-}
-
-#[inline(never)]
+/// Has `send` carry a frame to whom it concerns. The usual frame has one recipient, who is known already, and does not come here.
 fn to_all(
     table: &Table<LaneId>,
     cache: &mut FlowCache<LaneId>,

@@ -44,7 +44,7 @@ impl TwinEnds {
             host.wait_for_link(true, PATIENCE).context("the twin's link does not come up")?;
         }
         let end = |host: &Gen3, [receive, returned]: [Inbound; 2]| -> anyhow::Result<_> {
-            let mut sender = Sender::new(GEOMETRY, host.outbound(0)?, returned)?;
+            let sender = Sender::new(GEOMETRY, host.outbound(0)?, returned)?;
             sender.stream_from(stream_from);
             Ok(End::new(sender, Receiver::new(GEOMETRY, receive, host.outbound(1)?)?)?)
         };

@@ -21,7 +21,7 @@ fn interfaces(stream_from: usize) -> Result<Interfaces, Box<dyn Error>> {
     let lane = || SharedLane::create(Geometry { wakes: false, ..Geometry::default() });
     let (out, back) = (lane()?, lane()?);
     let end = |to: &SharedLane, from: &SharedLane| -> Result<_, Box<dyn Error>> {
-        let mut sender = to.sender()?;
+        let sender = to.sender()?;
         sender.stream_from(stream_from);
         Ok(End::new(sender, from.receiver()?)?)
     };

@@ -56,7 +56,9 @@ fn key(frame: &[u8]) -> Option<[u64; WORDS]> {
 fn has(frame: &[u8], key: &[u64; WORDS]) -> bool {
     let Some(beginning) = frame.first_chunk::<40>() else { return false };
     let (bytes, _) = beginning.as_chunks::<8>();
-    bytes.iter().zip(key).zip(ASKED).all(|((&bytes, &key), asked)| u64::from_le_bytes(bytes) & asked == key)
+    let differ = |((&bytes, &key), asked)| u64::from_le_bytes(bytes) & asked ^ key;
+    // One question for all of them: the usual frame has the key.
+    bytes.iter().zip(key).zip(ASKED).map(differ).fold(0, |all, word| all | word) == 0
 }
 
 impl<T: Copy + PartialEq> FlowCache<T> {

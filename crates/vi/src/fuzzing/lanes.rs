@@ -5,7 +5,7 @@
 //! a second lane of the same interfaces, which nobody tampered with, must carry a frame.
 
 use crate::filter::{Block, Filter, FlowCache, HEADER_BYTES, Headers, Table, Target};
-use crate::lane::{Address, Geometry, LaneError, Meta, Receiver, SendError, Sender};
+use crate::lane::{Address, Geometry, LaneError, LaneOver, Meta, Receiver, SendError, Sender};
 use crate::{Event, LaneId, Packet, PacketBuffer, Pio, ProtectionDomain, RequestId, TransmitError, Vi};
 use shm::{Heap, LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
 use std::sync::Arc;
@@ -325,7 +325,7 @@ impl<'vi> World<'vi> {
     fn told(&mut self, act: impl FnOnce(&Interface) -> Result<(), TransmitError>) {
         let failed = act(self.from).err();
         let reason = match failed {
-            Some(TransmitError::Lane(SendError::Failed(reason))) => Some(reason),
+            Some(TransmitError::Lane(SendError::Failed(LaneOver))) => self.from.transmit_failure(LaneId(0)),
             Some(TransmitError::NoSuchLane | TransmitError::CompletionsWait) => panic!("{failed:?}"),
             _ => None,
         };

@@ -10,7 +10,7 @@ const MOST: usize = 512;
 /// A ring of numbers.
 #[derive(Debug)]
 pub(super) struct Completions {
-    ring: Box<[Cell<RequestId>]>,
+    ring: Box<[Cell<RequestId>; MOST]>,
     /// Numbers put in, ever.
     put: Cell<u64>,
     /// Numbers fetched, ever.
@@ -22,7 +22,7 @@ pub(super) struct Completions {
 impl Completions {
     pub(super) fn new() -> Self {
         Self {
-            ring: (0..MOST).map(|_| Cell::default()).collect(),
+            ring: Box::new([const { Cell::new(RequestId(0)) }; MOST]),
             put: Cell::new(0),
             fetched: Cell::new(0),
             told: Cell::new(0),
@@ -31,6 +31,11 @@ impl Completions {
 
     fn place(&self, n: u64) -> Option<&Cell<RequestId>> {
         self.ring.get(place(n) & (MOST - 1))
+    }
+
+    /// Numbers put in, ever.
+    pub(super) fn ever(&self) -> u64 {
+        self.put.get()
     }
 
     /// How many wait.
@@ -59,11 +64,11 @@ impl Completions {
     #[inline]
     pub(super) fn fetch(&self, requests: &mut [RequestId]) -> usize {
         let count = requests.len().min(self.len());
-        let mut n = self.fetched.get();
-        for to in requests.iter_mut().take(count) {
-            *to = self.place(n).map_or(RequestId(0), Cell::get);
-            n = n.wrapping_add(1);
-        }
+        let begin = place(self.fetched.get()) & (MOST - 1);
+        // To the ring's end, and on from its beginning.
+        let run = self.ring.iter().skip(begin).chain(self.ring.iter());
+        requests.iter_mut().take(count).zip(run).for_each(|(to, from)| *to = from.get());
+        let n = self.fetched.get().wrapping_add(count as u64);
         self.fetched.set(n);
         self.told.set(self.told.get().max(n));
         count

@@ -1,7 +1,7 @@
 //! The event queue: polling it, putting into it, sleeping until something is in it.
 
 use super::{LaneId, ReceiveLane, SOFTWARE_EVENTS, Vi, lane_id};
-use crate::lane::{Arrival, LaneError, LaneOver, Taken};
+use crate::lane::{LaneError, LaneOver, Taken};
 use crate::packet::Packet;
 use crate::statistics::add;
 use shm::{Mapping, Memory, Window};
@@ -57,47 +57,53 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         let mut turn = self.turn.get();
         for _ in 0..lanes {
             let Some(lane) = self.receive.get(turn) else { break };
-            while let Some(place) = events.get_mut(count) {
-                if self.merges.get() {
-                    count += self.poll_merged(lane, place);
-                    break;
-                }
-                match lane.receiver.take_usual() {
-                    Taken::Usual(arrival) => self.received(lane, place, arrival),
-                    Taken::Nothing => break,
-                    Taken::Other if self.poll_other(lane, place) => {}
-                    Taken::Other => break,
-                }
-                count += 1;
-            }
-            turn = if turn + 1 < lanes { turn + 1 } else { 0 };
+            count += match events.get_mut(count..) {
+                Some(places) if !self.merges.get() => self.poll_lane(lane, places),
+                Some([place, ..]) => self.poll_merged(lane, place),
+                _ => 0,
+            };
+            turn = if turn.wrapping_add(1) < lanes { turn.wrapping_add(1) } else { 0 };
             if count == events.len() {
                 // The one that filled the slice waits for its next turn.
                 self.turn.set(turn);
                 return count;
             }
         }
-        if self.others.get() { self.poll_others(events, count) } else { count }
+        if self.others.get() || !self.completed.all_told() { self.poll_others(events, count) } else { count }
     }
 
+    /// Writes what comes by one lane; how many events that is.
     #[inline(always)]
-    fn received<'vi>(
-        &'vi self,
-        lane: &'vi ReceiveLane<O, M>,
-        place: &mut Event<'vi, D, O, M>,
-        arrival: Arrival,
-    ) {
-        add(&self.counters.received_packets, 1);
-        add(&self.counters.received_bytes, arrival.body.len() as u64);
-        *place = Event::Received(Packet::new(lane, self.domain, arrival));
+    fn poll_lane<'vi>(&'vi self, lane: &'vi ReceiveLane<O, M>, places: &mut [Event<'vi, D, O, M>]) -> usize {
+        let (mut count, mut others): (usize, usize) = (0, 0);
+        let mut bytes: u64 = 0;
+        for place in places {
+            match lane.receiver.take_usual() {
+                Taken::Usual(arrival) => {
+                    bytes = bytes.wrapping_add(arrival.body.len() as u64);
+                    *place = Event::Received(Packet::new(lane, arrival));
+                }
+                Taken::Nothing => break,
+                Taken::Other if self.poll_other(lane, place) => others = others.wrapping_add(1),
+                Taken::Other => break,
+            }
+            count = count.wrapping_add(1);
+        }
+        if count > 0 {
+            add(&self.counters.received_packets, count.wrapping_sub(others) as u64);
+            add(&self.counters.received_bytes, bytes);
+        }
+        count
     }
 
-    /// Tells of what comes by a lane, whatever it is; whether that is something.
+    /// Tells of what comes by a lane, whatever it is, and counts it; whether that is something.
     #[inline(never)]
     fn poll_other<'vi>(&'vi self, lane: &'vi ReceiveLane<O, M>, place: &mut Event<'vi, D, O, M>) -> bool {
         match lane.receiver.take_other() {
             Ok(Some(arrival)) => {
-                self.received(lane, place, arrival);
+                add(&self.counters.received_packets, 1);
+                add(&self.counters.received_bytes, arrival.body.len() as u64);
+                *place = Event::Received(Packet::new(lane, arrival));
                 true
             }
             Ok(None) => false,
@@ -167,7 +173,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     pub fn poll_senders<'vi>(&'vi self, events: &mut [Event<'vi, D, O, M>]) -> usize {
         let mut count = 0;
         for (at, lane) in self.send.iter().enumerate() {
-            let failure = lane.sender.borrow().failure();
+            let failure = lane.sender.failure();
             if failure.is_some()
                 && let Some(place) = events.get_mut(count)
                 && let Some(reason) = self.first_failure(&lane.told, failure)

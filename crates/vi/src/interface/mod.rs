@@ -49,6 +49,8 @@ pub struct Vi<D, O: Window = Mapping, M: Memory = Mapping> {
     others: Cell<bool>,
     bell: Option<Bell>,
     counters: Counters,
+    /// Frames that were sent before the counting began.
+    sent_before: Cell<u64>,
     marker: PhantomData<fn() -> D>,
 }
 
@@ -68,6 +70,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             others: Cell::new(false),
             bell: None,
             counters: Counters::default(),
+            sent_before: Cell::new(0),
             marker: PhantomData,
         }
     }
@@ -79,15 +82,23 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         let geometry = *receiver.geometry();
         let requests = requests(geometry.buffers);
         let id = lane_id(self.receive.len());
-        self.receive.push(ReceiveLane { receiver, id, number, requests, told: Cell::new(false) });
+        self.receive.push(ReceiveLane {
+            receiver,
+            id,
+            domain: self.domain,
+            number,
+            requests,
+            told: Cell::new(false),
+        });
         (id, PacketBuffer::all(self.domain, number, &geometry))
     }
 
     /// Sends on one more lane. `bell` wakes its receiver.
     pub fn attach_sender(&mut self, sender: Sender<O, M>, bell: Option<Bell>) -> LaneId {
-        let requests = requests(sender.geometry().slots);
+        let slots = sender.geometry().slots;
+        let (requests, mask) = (requests(slots), u64::from(slots - 1));
         let id = lane_id(self.send.len());
-        self.send.push(SendLane { sender: RefCell::new(sender), bell, requests, told: Cell::new(false) });
+        self.send.push(SendLane { sender, bell, requests, mask, told: Cell::new(false) });
         id
     }
 
@@ -97,9 +108,10 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// The new one, when there is no such place.
     pub fn replace_sender(&mut self, lane: LaneId, sender: Sender<O, M>) -> Result<(), Box<Sender<O, M>>> {
         let Some(place) = self.send.get_mut(lane.0 as usize) else { return Err(Box::new(sender)) };
-        place.requests = requests(sender.geometry().slots);
+        let slots = sender.geometry().slots;
+        (place.requests, place.mask) = (requests(slots), u64::from(slots - 1));
         place.told.set(false);
-        place.sender = RefCell::new(sender);
+        place.sender = sender;
         Ok(())
     }
 
@@ -111,12 +123,14 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// What was counted.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        self.counters.get()
+        let sent_frames = self.completed.ever().wrapping_sub(self.sent_before.get());
+        Statistics { sent_frames, ..self.counters.get() }
     }
 
     /// Begins to count anew.
     pub fn reset_statistics(&self) {
         self.counters.reset();
+        self.sent_before.set(self.completed.ever());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{LaneId, Vi};
 use crate::domain::PacketBuffer;
-use crate::lane::{PostError, Receiver};
+use crate::lane::{PostError, Receiver, Taken};
 use crate::packet::{Packet, RequestId};
 use crate::statistics::add;
 use shm::{Memory, Window};
@@ -13,6 +13,8 @@ use std::cell::Cell;
 pub(crate) struct ReceiveLane<O, M> {
     pub(super) receiver: Receiver<M, O>,
     pub(super) id: LaneId,
+    /// Of the interface.
+    pub(super) domain: u64,
     pub(super) number: u64,
     pub(super) requests: Vec<Cell<RequestId>>,
     pub(super) told: Cell<bool>,
@@ -26,6 +28,10 @@ impl<O: Window, M: Memory> ReceiveLane<O, M> {
 
     pub(crate) fn id(&self) -> LaneId {
         self.id
+    }
+
+    pub(crate) fn domain(&self) -> u64 {
+        self.domain
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -125,12 +131,20 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         mut each: impl FnMut(Packet<'vi, D, O, M>),
     ) -> usize {
         let Some(lane) = self.receive.get(lane.0 as usize) else { return 0 };
-        let (mut count, mut bytes) = (0, 0);
+        let mut count: usize = 0;
+        let mut bytes: u64 = 0;
         while count < most {
-            let Ok(Some(arrival)) = lane.receiver.take() else { break };
-            bytes += arrival.body.len() as u64;
-            count += 1;
-            each(Packet::new(lane, self.domain, arrival));
+            let arrival = match lane.receiver.take_usual() {
+                Taken::Usual(arrival) => arrival,
+                Taken::Nothing => break,
+                Taken::Other => match lane.receiver.take_other() {
+                    Ok(Some(arrival)) => arrival,
+                    _ => break,
+                },
+            };
+            bytes = bytes.wrapping_add(arrival.body.len() as u64);
+            count = count.wrapping_add(1);
+            each(Packet::new(lane, arrival));
         }
         add(&self.counters.received_packets, count as u64);
         add(&self.counters.received_bytes, bytes);

@@ -3,41 +3,48 @@
 use super::{LaneId, Vi};
 use crate::bell::Bell;
 use crate::bits::place;
-use crate::lane::{Claim, LaneOver, Meta, SendError, Sender};
+use crate::lane::{Claim, LaneError, Meta, SendError, Sender};
 use crate::packet::RequestId;
 use crate::statistics::add;
 use shm::{Memory, Window};
-use std::cell::{Cell, RefCell, RefMut};
-use std::ops::Range;
+use std::cell::Cell;
 
 /// A lane that an interface sends on.
 #[derive(Debug)]
 pub(super) struct SendLane<O, M> {
-    pub(super) sender: RefCell<Sender<O, M>>,
+    pub(super) sender: Sender<O, M>,
     pub(super) bell: Option<Bell>,
     /// Whose frame a slot was last used for.
     pub(super) requests: Vec<Cell<RequestId>>,
+    /// Which bits of a slot's number say where it stands there.
+    pub(super) mask: u64,
     pub(super) told: Cell<bool>,
 }
 
-impl<O, M> SendLane<O, M> {
-    /// Notes whose frame is in these slots.
+impl<O: Window, M: Memory> SendLane<O, M> {
+    /// Notes whose frame is in the last so many slots.
     #[inline(always)]
-    fn note(&self, slots: Range<u64>, request: RequestId) {
-        // There are as many places as slots, a power of two.
-        let mask = self.requests.len().wrapping_sub(1);
-        let mut n = slots.start;
-        while n != slots.end {
-            if let Some(place) = self.requests.get(place(n) & mask) {
-                place.set(request);
-            }
-            n = n.wrapping_add(1);
+    fn note(&self, slots: u64, request: RequestId) {
+        let next = self.sender.next_slot_number();
+        self.note_one(next.wrapping_sub(1), request);
+        // The usual frame has one.
+        if slots > 1 {
+            self.note_more(next, slots, request);
         }
     }
-}
 
-/// A lane, and its sender for as long as it sends.
-type Sending<'a, O, M> = (&'a SendLane<O, M>, RefMut<'a, Sender<O, M>>);
+    #[inline(always)]
+    fn note_one(&self, n: u64, request: RequestId) {
+        if let Some(place) = self.requests.get(place(n & self.mask)) {
+            place.set(request);
+        }
+    }
+
+    #[inline(never)]
+    fn note_more(&self, next: u64, slots: u64, request: RequestId) {
+        (2..=slots).for_each(|back| self.note_one(next.wrapping_sub(back), request));
+    }
+}
 
 /// Why a frame was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,12 +58,6 @@ pub enum TransmitError {
     /// The lane refuses it.
     #[error(transparent)]
     Lane(#[from] SendError),
-}
-
-impl From<LaneOver> for TransmitError {
-    fn from(_: LaneOver) -> Self {
-        Self::NoSuchLane
-    }
 }
 
 impl<D, O: Window, M: Memory> Vi<D, O, M> {
@@ -73,12 +74,12 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         request: RequestId,
     ) -> Result<(), TransmitError> {
         // Written out, not by `with_sender`: what a closure borrows is in memory, and the frame would wait for it.
-        let (lane, mut sender) = self.sender(lane)?;
-        let first = sender.next_slot_number();
-        match sender.send(frame, meta) {
+        let lane = self.sender(lane)?;
+        let first = lane.sender.next_slot_number();
+        match lane.sender.send(frame, meta) {
             Ok(wake) => {
-                self.sent(lane, first..sender.next_slot_number(), frame.len(), request);
-                drop(sender);
+                let slots = lane.sender.next_slot_number().wrapping_sub(first);
+                self.sent(lane, slots, frame.len(), request);
                 self.wake(lane, wake);
                 Ok(())
             }
@@ -87,7 +88,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     }
 
     /// Stages a frame that is gathered from `parts`: it is complete for the application (its memory is free), and goes
-    /// to the receiver with [`transmit_push`](Self::transmit_push), or when 64 are staged.
+    /// to the receiver with [`transmit_push`](Self::transmit_push), or when 64 slots are staged.
     ///
     /// # Errors
     /// [`TransmitError`], and nothing of this frame was staged.
@@ -115,11 +116,10 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         meta: Meta,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        let (lane, mut sender) = self.sender(lane)?;
-        let first = sender.next_slot_number();
-        match sender.stage_one(frame, meta) {
-            Ok(()) => {
-                self.sent(lane, first..sender.next_slot_number(), frame.len(), request);
+        let lane = self.sender(lane)?;
+        match lane.sender.stage_one(frame, meta) {
+            Ok(slots) => {
+                self.sent(lane, slots.into(), frame.len(), request);
                 Ok(())
             }
             Err(error) => Err(self.refused(error)),
@@ -133,7 +133,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     #[inline]
     pub fn transmit_push(&self, lane: LaneId) -> Result<(), TransmitError> {
         let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
-        let wake = lane.sender.borrow_mut().push().map_err(SendError::from)?;
+        let wake = lane.sender.push().map_err(SendError::from)?;
         self.wake(lane, wake);
         Ok(())
     }
@@ -144,7 +144,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// [`TransmitError`].
     pub fn transmit_warm(&self, lane: LaneId, frame: &[u8]) -> Result<(), TransmitError> {
         let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
-        Ok(lane.sender.borrow_mut().warm(frame)?)
+        Ok(lane.sender.warm(frame)?)
     }
 
     /// Says that a frame of about `bytes` bytes goes out on a lane soon, so that its cache lines are fetched while the program
@@ -152,8 +152,8 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// the receiver polls that line; called for nothing it costs a line's way there and back.
     #[inline(always)]
     pub fn transmit_soon(&self, lane: LaneId, bytes: usize) {
-        if let Some(Ok(sender)) = self.send.get(place(lane.0.into())).map(|lane| lane.sender.try_borrow()) {
-            sender.will_send(bytes);
+        if let Some(lane) = self.send.get(place(lane.0.into())) {
+            lane.sender.will_send(bytes);
         }
     }
 
@@ -163,7 +163,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// [`TransmitError`].
     pub fn transmit_space(&self, lane: LaneId) -> Result<(u32, u32), TransmitError> {
         let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
-        let mut sender = lane.sender.borrow_mut();
+        let sender = &lane.sender;
         Ok((sender.space().map_err(SendError::from)?, sender.buffers().map_err(SendError::from)?))
     }
 
@@ -173,7 +173,13 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// [`TransmitError`].
     pub fn transmit_flushed(&self, lane: LaneId) -> Result<bool, TransmitError> {
         let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
-        Ok(lane.sender.borrow_mut().fill_level().map_err(SendError::from)? == 0)
+        Ok(lane.sender.fill_level().map_err(SendError::from)? == 0)
+    }
+
+    /// Why a lane to send on is over, if it is.
+    #[must_use]
+    pub fn transmit_failure(&self, lane: LaneId) -> Option<LaneError> {
+        self.send.get(lane.0 as usize)?.sender.failure()
     }
 
     /// Fetches the numbers of frames that were sent, oldest first; how many.
@@ -193,12 +199,11 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         mut each: impl FnMut(RequestId),
     ) -> Result<(), TransmitError> {
         let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
-        let mask = u64::from(lane.sender.borrow().geometry().slots - 1);
-        let untaken = lane.sender.borrow().untaken();
+        let untaken = lane.sender.untaken();
         let mut before = None;
         // Nothing is borrowed while the application's code runs: it may send again.
         for n in untaken {
-            let request = lane.requests.get(place(n & mask)).map(Cell::get);
+            let request = lane.requests.get(place(n & lane.mask)).map(Cell::get);
             if request != before {
                 request.into_iter().for_each(&mut each);
                 before = request;
@@ -211,10 +216,10 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     pub(crate) fn claimed<T>(
         &self,
         lane: LaneId,
-        with: impl FnOnce(&mut Sender<O, M>) -> Result<T, SendError>,
+        with: impl FnOnce(&Sender<O, M>) -> Result<T, SendError>,
     ) -> Result<T, TransmitError> {
         let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
-        Ok(with(&mut lane.sender.borrow_mut())?)
+        Ok(with(&lane.sender)?)
     }
 
     /// Stages the event of a frame that lies in a claimed buffer; the claim comes back if it could not.
@@ -255,32 +260,31 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         lane: LaneId,
         bytes: usize,
         request: RequestId,
-        stage: impl FnOnce(&mut Sender<O, M>) -> Result<(), SendError>,
+        stage: impl FnOnce(&Sender<O, M>) -> Result<(), SendError>,
     ) -> Result<(), TransmitError> {
-        let (lane, mut sender) = self.sender(lane)?;
-        let first = sender.next_slot_number();
-        stage(&mut sender).map_err(|error| self.refused(error))?;
-        self.sent(lane, first..sender.next_slot_number(), bytes, request);
+        let lane = self.sender(lane)?;
+        let first = lane.sender.next_slot_number();
+        stage(&lane.sender).map_err(|error| self.refused(error))?;
+        let slots = lane.sender.next_slot_number().wrapping_sub(first);
+        self.sent(lane, slots, bytes, request);
         Ok(())
     }
 
     /// The sender of a lane, if there is room for one more completion.
     #[inline(always)]
-    fn sender(&self, lane: LaneId) -> Result<Sending<'_, O, M>, TransmitError> {
+    fn sender(&self, lane: LaneId) -> Result<&SendLane<O, M>, TransmitError> {
         let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
         if self.completed.is_full() {
             return Err(TransmitError::CompletionsWait);
         }
-        Ok((lane, lane.sender.borrow_mut()))
+        Ok(lane)
     }
 
-    /// Notes a frame that has these slots. It comes behind the stores: nobody waits for this.
+    /// Notes a frame that has taken so many slots just now. It comes behind the stores: nobody waits for this.
     #[inline(always)]
-    fn sent(&self, lane: &SendLane<O, M>, slots: Range<u64>, bytes: usize, request: RequestId) {
+    fn sent(&self, lane: &SendLane<O, M>, slots: u64, bytes: usize, request: RequestId) {
         lane.note(slots, request);
         self.completed.put(request);
-        self.others.set(true);
-        add(&self.counters.sent_frames, 1);
         add(&self.counters.sent_bytes, bytes as u64);
     }
 

@@ -13,9 +13,10 @@ mod flags {
     /// It is in a buffer.
     pub(super) const BUFFER: u32 = 4;
     /// Its rest has a slot of its own, the one behind it.
-    pub(super) const BEHIND: u32 = 8;
+    pub(super) const BEHIND: u32 = 1 << BEHIND_BIT;
+    pub(super) const BEHIND_BIT: u32 = 3;
     /// The slot before it goes with it: a line of rests, of which it has the first.
-    pub(super) const BEFORE: u32 = 16;
+    pub(super) const BEFORE_BIT: u32 = 4;
 }
 
 /// Where a frame is. It stays there until it is [let go](super::Receiver::let_go).
@@ -44,9 +45,10 @@ impl Body {
         Self { n, tails, len, flags: flags::STARTS | flags::BEHIND }
     }
 
-    /// A frame in one slot, with the first rest of the line before it.
-    pub(super) fn after_rests(n: u64, len: u32, tails: u64) -> Self {
-        Self { n, tails, len, flags: flags::STARTS | flags::BEFORE }
+    /// A frame in one slot, and whether it has the first rest of the line before it.
+    #[inline(always)]
+    pub(super) fn sharing(n: u64, len: u32, tails: u64, is_first: bool) -> Self {
+        Self { n, tails, len, flags: flags::STARTS | u32::from(is_first) << flags::BEFORE_BIT }
     }
 
     /// A frame, or a part of one, in a buffer.
@@ -72,13 +74,21 @@ impl Body {
         (self.flags & flags::BUFFER != 0).then_some(low32(self.tails))
     }
 
+    #[inline(always)]
+    pub(super) fn words(&self) -> [u64; 3] {
+        [self.n, self.tails, u64::from(self.flags) << 32 | u64::from(self.len)]
+    }
+
+    pub(super) fn of_words([n, tails, rest]: [u64; 3]) -> Self {
+        Self { n, tails, len: low32(rest), flags: low32(rest >> 32) }
+    }
+
     /// The slots of a short frame: the first, and how many.
     #[inline(always)]
     pub(super) fn slots(&self) -> (u64, u64) {
-        if self.flags & (flags::BEHIND | flags::BEFORE) == 0 {
-            return (self.n, 1);
-        }
-        (if self.flags & flags::BEFORE == 0 { self.n } else { self.n.wrapping_sub(1) }, 2)
+        let before = u64::from(self.flags >> flags::BEFORE_BIT & 1);
+        let behind = u64::from(self.flags >> flags::BEHIND_BIT & 1);
+        (self.n.wrapping_sub(before), before.wrapping_add(behind).wrapping_add(1))
     }
 
     /// Where a short frame lies.

@@ -20,9 +20,9 @@ impl<O: Window, M: Memory> Sender<O, M> {
     ///
     /// # Errors
     /// [`SendError::Full`] when none is posted.
-    pub fn claim(&mut self) -> Result<Claim, SendError> {
+    pub fn claim(&self) -> Result<Claim, SendError> {
         self.need_buffers(1)?;
-        let index = self.free.pop_front().ok_or(SendError::Full)?;
+        let index = self.free.borrow_mut().pop_front().ok_or(SendError::Full)?;
         Ok(Claim { lane: self.number, index })
     }
 
@@ -30,13 +30,13 @@ impl<O: Window, M: Memory> Sender<O, M> {
     ///
     /// # Errors
     /// [`SendError::TooLong`] behind the end of the buffer.
-    pub fn fill(&mut self, claim: &Claim, at: usize, data: &[u8]) -> Result<(), SendError> {
+    pub fn fill(&self, claim: &Claim, at: usize, data: &[u8]) -> Result<(), SendError> {
         self.alive()?;
         self.ours(claim)?;
         let most = self.geometry.buffer_bytes as usize;
         let end = at.saturating_add(data.len());
         if end > most {
-            return Err(SendError::TooLong { bytes: end, most });
+            return Err(SendError::too_long(end, most));
         }
         self.store(self.geometry.buffer_at(claim.index) + at, data)?;
         Ok(())
@@ -47,20 +47,14 @@ impl<O: Window, M: Memory> Sender<O, M> {
     ///
     /// # Errors
     /// [`SendError`]; nothing was said.
-    pub fn announce(
-        &mut self,
-        claim: &Claim,
-        len: usize,
-        beginning: &[u8],
-        meta: Meta,
-    ) -> Result<(), SendError> {
+    pub fn announce(&self, claim: &Claim, len: usize, beginning: &[u8], meta: Meta) -> Result<(), SendError> {
         self.ours(claim)?;
         let len = self.buffer_len(len)?;
         self.publish_staged()?;
         self.need_slots(1)?;
         let address = self.address(claim.index)?;
         self.put(&Line::early(address, len, beginning, meta))?;
-        self.published = self.next;
+        self.published.set(self.next.get());
         Ok(())
     }
 
@@ -68,7 +62,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
     ///
     /// # Errors
     /// [`SendError`], with the claim.
-    pub fn publish(&mut self, claim: Claim, len: usize, meta: Meta) -> Result<(), (Claim, SendError)> {
+    pub fn publish(&self, claim: Claim, len: usize, meta: Meta) -> Result<(), (Claim, SendError)> {
         let staged = self.ours(&claim).and_then(|()| {
             let len = self.buffer_len(len)?;
             self.need_slots(1)?;
@@ -82,10 +76,10 @@ impl<O: Window, M: Memory> Sender<O, M> {
     ///
     /// # Errors
     /// [`SendError::ForeignClaim`], with the claim.
-    pub fn give_back(&mut self, claim: Claim) -> Result<(), (Claim, SendError)> {
+    pub fn give_back(&self, claim: Claim) -> Result<(), (Claim, SendError)> {
         match self.ours(&claim) {
             Ok(()) => {
-                self.free.push_front(claim.index);
+                self.free.borrow_mut().push_front(claim.index);
                 Ok(())
             }
             Err(error) => Err((claim, error)),

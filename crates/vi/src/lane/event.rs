@@ -5,7 +5,7 @@
 //!   a short frame             its last 4 bytes    tag      kind 1: the frame is in the line
 //!   a frame's beginning       4 bytes more        tag      kind 4: its rest is in the next slot
 //!   a frame's beginning       4 bytes more        tag      kind 5: its rest, 1 to 4 bytes, came in a line of rests
-//!   14 rests, 4 bytes each    one more            tag      kind 6: a line of rests; the frames follow in their order
+//!   14 rests, 4 bytes each    one more            tag      kind 6: a line of rests: of the frame in the 1st slot behind it, in the 2nd, ..
 //!   address, time, hash       length and flags    tag      kind 2: the frame, or a part of it, is in a buffer
 //!   address, time, beginning  length              tag      kind 3: a frame whose payload is still on its way
 //!
@@ -18,8 +18,8 @@
 //! **A frame a little longer than a line.** What of it does not fit its first line is its *rest*. A frame that goes alone
 //! (kind 4) has its rest in the slot behind it, which is stored first: up to 4 bytes of it in that slot's last word,
 //! more from its first byte on. Frames that are staged one after another (kind 5) share one line for their rests, which
-//! stands before them and is published last: 15 frames of 64 bytes are 16 lines, not 30. The bits of the length say
-//! how long the rest is, and in a line of rests how many there are.
+//! stands before the first of them and is published last: 15 frames of 64 bytes are 16 lines, not 30. The place of a rest in
+//! that line is how far behind it the frame's slot is. The bits of the length say how long the rest is.
 
 use super::{Address, Geometry, Nonsense};
 use crate::bits::{low8, low16, low32};
@@ -43,7 +43,7 @@ const BUFFER: u8 = 2;
 const EARLY: u8 = 3;
 pub(crate) const TWO_LINES: u8 = 4;
 pub(crate) const SHARES: u8 = 5;
-const RESTS: u8 = 6;
+pub(crate) const RESTS: u8 = 6;
 
 /// The most rests that a line holds.
 pub(crate) const MOST_RESTS: usize = 15;
@@ -149,19 +149,8 @@ pub(crate) fn shares_word(rest: usize, tail: u32, filter: FilterId) -> u64 {
     tag(SHARES, rest, filter) | u64::from(tail)
 }
 
-/// The last word, without lap, of a line of rests; its last rest, if it has so many, is to be put into it.
-#[inline(always)]
-pub(crate) fn rests_word(count: usize) -> u64 {
-    tag(RESTS, count, FilterId::NONE)
-}
-
-/// The beginning of a frame as words, where it is whole.
-#[inline(always)]
-pub(crate) fn words(body: &[u8; BODY_BYTES]) -> [u64; LINE_WORDS] {
-    let mut words = [0; LINE_WORDS];
-    words.iter_mut().zip(body.as_chunks().0).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
-    words
-}
+/// The last word, without lap and last rest, of a line of rests.
+pub(crate) const RESTS_WORD: u64 = (RESTS as u64) << KIND_SHIFT;
 
 /// The beginning of a frame as words, padded with zeros.
 pub(crate) fn body_words(frame: &[u8]) -> [u64; LINE_WORDS] {

@@ -88,7 +88,7 @@ pub enum Nonsense {
     /// A frame in a slot that was not let go.
     #[error("slot {0} was written while its frame was being read")]
     NoCredit(u32),
-    /// A frame whose rest did not come before it, or a line of rests that makes no sense.
+    /// A frame whose rest did not come before it, or a line of rests behind another one.
     #[error("a frame and the line of rests before it do not fit together")]
     Rests,
     /// Credit for slots that were not sent, or less credit than before.

@@ -2,18 +2,20 @@
 //!
 //! A push stores one line, the first that was staged. It alone is *held* back: a receiver looks at the next slot and at none
 //! behind it, so those that follow are written to their slots at once, tags and all. Only of the first one nothing may
-//! be written, since a line that is written in two steps while it is looked at travels twice. What is held may be a line
-//! of rests (see [`event`](super::event)), which is whole when it is published.
+//! be written, since a line that is written in two steps while it is looked at travels twice. A line of rests (see
+//! [`event`](super::event)) is kept back as well, until nothing comes to it any more.
 
 use super::event::{
-    BODY_BYTES, LINE_FRAME, Line, MOST_RESTS, STAMP, TAIL_BYTES, body_words, one_line_word, rests_word,
-    shares_word, short_words, words,
+    BODY_BYTES, LINE_FRAME, Line, MOST_RESTS, RESTS_WORD, STAMP, TAIL_BYTES, body_words, one_line_word,
+    shares_word, short_words,
 };
 use super::order::{Site, release};
 use super::sender::BATCH;
 use super::short::{self, word};
-use super::{FilterId, Geometry, LaneError, Meta, SendError, Sender};
+use super::{FilterId, Geometry, LaneOver, Meta, SendError, Sender};
+use crate::bits::{low32, place};
 use shm::{LINE_WORDS, Memory, StoreOrder, Window, WindowError};
+use std::cell::Cell;
 
 /// How many slots before it is written a line is fetched.
 const AHEAD: u64 = 4;
@@ -21,40 +23,54 @@ const AHEAD: u64 = 4;
 /// The longest frame whose rest is in one last word.
 const LITTLE_MORE: usize = LINE_FRAME + TAIL_BYTES;
 
-/// The first line that waits for a push.
+/// What is not in its slot yet: the first line that waits for a push, and a line of rests that more may come to.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// With its lap in the last one.
-    words: [u64; LINE_WORDS + 1],
-    /// How many rests are in it; 0 is another line.
-    rests: usize,
+    body: Cell<[u64; LINE_WORDS]>,
+    /// With its lap.
+    last: Cell<u64>,
+    /// The line of rests. In whole words, as they are stored: a load of 8 bytes would wait until two stores of 4 bytes to them have
+    /// left the processor, and they stand in line behind stores to the window.
+    rests: [Cell<u64>; LINE_WORDS + 1],
+    /// The slot of the line of rests.
+    slot: Cell<u64>,
+    /// The first slot behind it whose frame has no rest there; 0 where there is no such line.
+    until: Cell<u64>,
 }
 
 impl Held {
-    #[inline]
-    pub(super) fn line([a, b, c, d, e, f, g]: [u64; LINE_WORDS], last: u64) -> Self {
-        Self { words: [a, b, c, d, e, f, g, last], rests: 0 }
+    fn set(&self, body: [u64; LINE_WORDS], last: u64) {
+        self.body.set(body);
+        self.last.set(last);
     }
 
-    /// Whether another rest has a place here.
+    /// A line of rests in the `n`th slot, which belongs to this lap.
+    fn open(&self, n: u64, lap: u64) {
+        let [rests @ .., last] = &self.rests;
+        rests.iter().for_each(|rest| rest.set(0));
+        last.set(RESTS_WORD | lap);
+        self.slot.set(n);
+        self.until.set(n.wrapping_add(1 + MOST_RESTS as u64));
+    }
+
+    /// Whether the rest of a frame in the `n`th slot has a place in it.
     #[inline(always)]
-    fn takes_rests(&self) -> bool {
-        (1..MOST_RESTS).contains(&self.rests)
+    fn takes_rest_of(&self, n: u64) -> bool {
+        n < self.until.get()
     }
 
     #[inline(always)]
-    fn add_rest(&mut self, rest: u32) {
-        let word = self.words.get_mut(self.rests / 2 % (LINE_WORDS + 1));
-        word.into_iter().for_each(|word| *word |= u64::from(rest) << (self.rests % 2 * 32));
-        self.rests += 1;
+    fn put_rest(&self, n: u64, rest: u32) {
+        let behind = place(n.wrapping_sub(self.slot.get()).wrapping_sub(1)) % (MOST_RESTS + 1);
+        if let Some(place) = self.rests.get(behind / 2) {
+            place.set(place.get() | u64::from(rest) << (behind % 2 * 32));
+        }
     }
 
-    /// Its words, once nothing comes to them.
-    #[inline(always)]
-    fn whole(&self) -> ([u64; LINE_WORDS], u64) {
-        let [a, b, c, d, e, f, g, last] = self.words;
-        let count = if self.rests > 0 { rests_word(self.rests) } else { 0 };
-        ([a, b, c, d, e, f, g], last | count)
+    /// The line of rests.
+    fn rests(&self) -> ([u64; LINE_WORDS], u64) {
+        let word = |n: usize| self.rests.get(n).map_or(0, Cell::get);
+        (std::array::from_fn(word), word(LINE_WORDS))
     }
 }
 
@@ -64,145 +80,219 @@ impl<O: Window, M: Memory> Sender<O, M> {
     /// # Errors
     /// [`SendError`], and nothing of this frame was sent.
     #[inline(always)]
-    pub fn send(&mut self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
-        // The usual case has no frames before it, room enough, no time to carry.
-        if self.next == self.published && self.next < self.until && frame.len() <= LITTLE_MORE {
-            let Some(body) = frame.first_chunk() else { return self.send_little(frame, meta) };
+    pub fn send(&self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
+        if self.next.get() < self.usual.send.get() && frame.len() <= LITTLE_MORE {
+            let Some(body) = frame.first_chunk() else { return self.send_little(frame, meta.filter) };
             if frame.len() <= LINE_FRAME {
-                self.put_line(words(body), frame, meta.filter)?;
-                self.published = self.next;
+                self.put_line(body, frame, meta.filter)?;
+                self.published.set(self.next.get());
                 return Ok(self.armed()?);
             }
-            if self.has_pair() {
-                self.put_pair(words(body), frame, meta.filter)?;
-                self.published = self.next;
+            if self.next.get().wrapping_add(1) < self.usual.send.get() {
+                self.put_pair(body, frame, meta.filter)?;
+                self.published.set(self.next.get());
                 return Ok(self.armed()?);
             }
         }
-        self.send_other(frame, meta)
+        self.send_other(frame, meta.filter, meta.stamp, meta.hash)
     }
 
     /// Sends a usual frame that does not fill a line.
     #[inline(never)]
-    fn send_little(&mut self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
-        self.put_line(body_words(frame), frame, meta.filter)?;
-        self.published = self.next;
+    fn send_little(&self, frame: &[u8], filter: FilterId) -> Result<bool, SendError> {
+        self.put(&Line { body: body_words(frame), last: one_line_word(frame.len(), 0, filter) })?;
+        self.published.set(self.next.get());
         Ok(self.armed()?)
     }
 
     #[inline(never)]
-    fn send_other(&mut self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
-        if frame.len() <= self.geometry.short_most() && self.next == self.published {
+    fn send_other(&self, frame: &[u8], filter: FilterId, stamp: u64, hash: u32) -> Result<bool, SendError> {
+        let meta = Meta { filter, stamp, hash };
+        if frame.len() <= self.geometry.short_most() && self.next.get() == self.published.get() {
             self.need_slots(self.short_slots(frame.len()))?;
             self.put_short(frame, meta)?;
-            self.published = self.next;
+            self.published.set(self.next.get());
+            self.look_ahead();
             return Ok(self.armed()?);
         }
         self.stage(&[frame], meta)?;
         Ok(self.push()?)
     }
 
+    /// What the next frames may do, now that credit, lap or what is staged have changed.
+    pub(super) fn look_ahead(&self) {
+        let most = self.until.get().min(self.lap_ends(self.next.get()));
+        let staged = self.next.get() != self.published.get();
+        self.usual.send.set(if staged { 0 } else { most });
+        self.usual.stage.set(if staged { most.min(self.published.get() + BATCH) } else { 0 });
+    }
+
     /// Says that a frame of so many bytes follows soon: the processor fetches the lines of its event meanwhile.
     #[inline(always)]
     pub fn will_send(&self, bytes: usize) {
-        self.outbound.will_store(self.geometry.slot_at(self.next));
+        self.slots.will_store(self.next.get());
         if bytes > LINE_FRAME {
-            self.outbound.will_store(self.geometry.slot_at(self.next.wrapping_add(1)));
+            self.slots.will_store(self.next.get().wrapping_add(1));
         }
     }
 
-    /// Stages one frame, as [`stage`](Self::stage) does.
+    /// Stages one frame, as [`stage`](Self::stage) does; how many slots it has taken.
     ///
     /// # Errors
     /// [`SendError`], and nothing of this frame was sent.
     #[inline(always)]
-    pub fn stage_one(&mut self, frame: &[u8], meta: Meta) -> Result<(), SendError> {
+    pub fn stage_one(&self, frame: &[u8], meta: Meta) -> Result<u32, SendError> {
+        let n = self.next.get();
         // The usual case follows another frame that is staged.
-        if self.next != self.published
-            && self.next < self.until
+        if n >= self.usual.stage.get() {
+            return self.stage_other(frame, meta.filter, meta.stamp, meta.hash);
+        }
+        if let Some(body) = frame.first_chunk() {
+            let last = if frame.len() <= LINE_FRAME {
+                line_word(frame, meta.filter)
+            } else if frame.len() <= LITTLE_MORE && self.held.takes_rest_of(n) {
+                self.share(frame, meta.filter)
+            } else if frame.len() <= LITTLE_MORE && n.wrapping_add(1) < self.usual.stage.get() {
+                self.open_rests(body, frame, meta.filter)?;
+                return Ok(2);
+            } else {
+                return self.stage_other(frame, meta.filter, meta.stamp, meta.hash);
+            };
+            self.stage_slot(body, last)?;
+            return Ok(1);
+        }
+        self.stage_other(frame, meta.filter, meta.stamp, meta.hash)
+    }
+
+    /// In pieces, as below: what is handed over as a whole has been in memory before it was known whether it is needed.
+    #[inline(never)]
+    fn stage_other(&self, frame: &[u8], filter: FilterId, stamp: u64, hash: u32) -> Result<u32, SendError> {
+        let n = self.next.get();
+        // The first of those that wait for a push, if it asks no more than they do.
+        if n.wrapping_add(1) < self.usual.send.get()
+            && frame.len() <= LITTLE_MORE
             && let Some(body) = frame.first_chunk()
         {
-            if frame.len() <= LINE_FRAME && self.staged < BATCH {
-                self.fetch_ahead();
-                self.put_line(words(body), frame, meta.filter)?;
-                self.staged += 1;
-                return Ok(());
+            if frame.len() <= LINE_FRAME {
+                self.held.set(words(body), line_word(frame, filter) | self.lap.get());
+                self.next.set(n.wrapping_add(1));
+            } else {
+                self.open_rests(body, frame, filter)?;
             }
-            if frame.len() > LINE_FRAME && frame.len() <= LITTLE_MORE && self.held.takes_rests() {
-                self.fetch_ahead();
-                self.put_sharing(words(body), frame, meta.filter)?;
-                self.staged += 1;
-                return Ok(());
-            }
+            self.look_ahead();
+            return Ok(low32(self.next.get().wrapping_sub(n)));
         }
-        self.stage_other(frame, meta)
+        self.stage(&[frame], Meta { filter, stamp, hash })?;
+        Ok(low32(self.next.get().wrapping_sub(n)))
+    }
+
+    /// Stages a line of rests and the first frame that has one there. There is room for both in this lap, of which they are not
+    /// the last.
+    #[inline(never)]
+    fn open_rests(&self, body: &[u8; BODY_BYTES], frame: &[u8], filter: FilterId) -> Result<(), LaneOver> {
+        self.close_rests()?;
+        let n = self.next.get();
+        self.held.open(n, self.lap.get());
+        self.fetch_ahead(n);
+        self.next.set(n.wrapping_add(1));
+        let last = self.share(frame, filter);
+        self.stage_slot(body, last)
+    }
+
+    /// Writes the next slot, which is not its lap's last one, behind others that wait for a push.
+    #[inline(always)]
+    fn stage_slot(&self, body: &[u8; BODY_BYTES], last: u64) -> Result<(), LaneOver> {
+        let n = self.next.get();
+        self.fetch_ahead(n);
+        let last = last | self.lap.get();
+        let stored = self.slots.store_wide(n, body, last, release(Site::PublishEvent));
+        stored.map_err(|error| self.fail(error.into()))?;
+        self.next.set(n.wrapping_add(1));
+        Ok(())
+    }
+
+    /// Nothing comes to the line of rests any more: it goes to its slot, or waits for a push if it is the first.
+    fn close_rests(&self) -> Result<(), LaneOver> {
+        if self.held.until.replace(0) == 0 {
+            return Ok(());
+        }
+        let slot = self.held.slot.get();
+        let (body, last) = self.held.rests();
+        if slot == self.published.get() {
+            self.held.set(body, last);
+            return Ok(());
+        }
+        let stored = self.slots.store(slot, &body, last, release(Site::PublishEvent));
+        stored.map_err(|error| self.fail(error.into()))
+    }
+
+    /// The last slot of the lap of the `n`th.
+    #[inline(always)]
+    fn lap_ends(&self, n: u64) -> u64 {
+        n | u64::from(self.geometry.slots.wrapping_sub(1))
     }
 
     #[inline(never)]
-    fn stage_other(&mut self, frame: &[u8], meta: Meta) -> Result<(), SendError> {
-        self.stage(&[frame], meta)
-    }
-
-    #[inline(never)]
-    pub(super) fn stage_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), SendError> {
-        let little_more = frame
-            .first_chunk()
-            .filter(|_| frame.len() > LINE_FRAME && frame.len() <= LITTLE_MORE && self.until > 0);
-        if little_more.is_some() && self.held.rests == MOST_RESTS {
-            // The next line of rests is the first of those that are pushed then.
-            self.publish_staged()?;
-        }
+    pub(super) fn stage_short(&self, frame: &[u8], meta: Meta) -> Result<(), SendError> {
         self.need_slots(self.short_slots(frame.len()))?;
         self.make_room()?;
-        if self.next == self.published {
-            if let Some(body) = little_more {
-                self.held = Held::line([0; LINE_WORDS], self.lap);
-                self.next_slot();
-                self.put_sharing(words(body), frame, meta.filter)?;
+        let n = self.next.get();
+        let little_more =
+            frame.first_chunk().filter(|_| frame.len() > LINE_FRAME && frame.len() <= LITTLE_MORE);
+        if let Some(body) = little_more
+            && self.until.get() > 0
+            && (self.held.takes_rest_of(n) || n.wrapping_add(1) < self.lap_ends(n))
+        {
+            if self.held.takes_rest_of(n) {
+                self.put_sharing(frame, meta.filter)?;
             } else {
-                self.hold_short(frame, meta)?;
+                self.open_rests(body, frame, meta.filter)?;
             }
-        } else if let Some(body) = little_more.filter(|_| self.held.takes_rests()) {
-            self.put_sharing(words(body), frame, meta.filter)?;
+        } else if n == self.published.get() {
+            self.hold_short(frame, meta)?;
         } else {
             self.put_short(frame, meta)?;
         }
-        self.staged += 1;
+        self.look_ahead();
         Ok(())
     }
 
-    #[inline]
-    pub(super) fn stage_line(&mut self, line: &Line) -> Result<(), SendError> {
+    pub(super) fn stage_line(&self, line: &Line) -> Result<(), SendError> {
         self.make_room()?;
-        if self.next == self.published {
-            self.held = Held::line(line.body, line.word(self.lap));
-            self.next_slot();
+        if self.next.get() == self.published.get() {
+            self.hold(line.body, line.word(self.lap.get()));
         } else {
-            self.fetch_ahead();
-            self.put_words(&line.body, line.last)?;
+            self.fetch_ahead(self.next.get());
+            self.put(line)?;
         }
-        self.staged += 1;
+        self.look_ahead();
         Ok(())
+    }
+
+    /// Keeps a line back, the next one: others may be staged behind it.
+    fn hold(&self, body: [u64; LINE_WORDS], last: u64) {
+        self.held.set(body, last);
+        self.usual.send.set(0);
+        self.next_slot();
     }
 
     /// Publishes what is staged.
     #[inline]
-    pub(super) fn publish_staged(&mut self) -> Result<(), LaneError> {
-        if self.next == self.published {
+    pub(super) fn publish_staged(&self) -> Result<(), LaneOver> {
+        if self.next.get() == self.published.get() {
             return Ok(());
         }
-        if self.streamed {
-            self.outbound.flush().map_err(|error| self.fail(error.into()))?;
-            self.streamed = false;
+        if self.streamed.get() {
+            self.slots.window().flush().map_err(|error| self.fail(error.into()))?;
+            self.streamed.set(false);
         }
+        self.close_rests()?;
         // The tag of the first one orders all that were written before it.
-        let at = self.geometry.slot_at(self.published);
-        let (body, last) = self.held.whole();
-        self.held.rests = 0;
-        let stored = self.outbound.store_line(at, &body, last, release(Site::PublishEvent));
+        let (body, last) = (self.held.body.get(), self.held.last.get());
+        let stored = self.slots.store(self.published.get(), &body, last, release(Site::PublishEvent));
         stored.map_err(|error| self.fail(error.into()))?;
-        self.published = self.next;
-        self.staged = 0;
+        self.published.set(self.next.get());
+        self.look_ahead();
         Ok(())
     }
 
@@ -212,81 +302,77 @@ impl<O: Window, M: Memory> Sender<O, M> {
         if len > self.geometry.line_most() { 2 } else { 1 }
     }
 
-    /// Whether there is room for two lines, both of this lap.
+    /// Writes a frame that fits one line without a time into the next slot, which is not its lap's last one.
     #[inline(always)]
-    fn has_pair(&self) -> bool {
-        let second = self.next.wrapping_add(1);
-        second < self.until && !self.geometry.is_first(second)
+    fn put_line(&self, body: &[u8; BODY_BYTES], frame: &[u8], filter: FilterId) -> Result<(), LaneOver> {
+        self.put_slot(body, line_word(frame, filter))
     }
 
-    /// Writes a frame that fits one line without a time into the next slot.
-    #[inline(always)]
-    fn put_line(&mut self, body: [u64; LINE_WORDS], frame: &[u8], filter: FilterId) -> Result<(), LaneError> {
-        let tail = frame.get(BODY_BYTES..).map_or(0, word);
-        self.put_words(&body, one_line_word(frame.len(), tail, filter))
-    }
-
-    /// Writes a frame that is a little longer than a line into the next two slots. The whole of its rest is in the last word of
+    /// Writes a frame that is a little longer than a line into the next two slots, neither of them its lap's last one. The whole of its rest is in the last word of
     /// the second one, which the last word of the first one orders.
     #[inline(always)]
-    fn put_pair(&mut self, body: [u64; LINE_WORDS], frame: &[u8], filter: FilterId) -> Result<(), LaneError> {
+    fn put_pair(&self, body: &[u8; BODY_BYTES], frame: &[u8], filter: FilterId) -> Result<(), LaneOver> {
         let [tail, rest] = tails(frame);
-        let at = self.geometry.slot_at(self.next.wrapping_add(1)) + BODY_BYTES;
-        let second = u64::from(rest) | self.lap;
-        let stored = self.outbound.store_u64(at, second, StoreOrder::Relaxed);
+        let second = u64::from(rest) | self.lap.get();
+        let stored = self.slots.store_last(self.next.get().wrapping_add(1), second, StoreOrder::Relaxed);
         stored.map_err(|error| self.fail(error.into()))?;
         let (first, _) = short_words(frame.len(), [tail, rest], filter, false);
-        self.put_words(&body, first)?;
-        self.next_slot();
+        self.put_slot(body, first)?;
+        self.next.set(self.next.get().wrapping_add(1));
         Ok(())
     }
 
-    /// Has the processor fetch a slot that is written soon, while the lines before it are still on their way. For staged
+    /// Has the processor fetch a slot that is written soon after the `n`th, while the lines before it are still on their way. For staged
     /// frames alone: between frames that go one by one the receiver is close behind, and the lines would go to and fro.
     #[inline(always)]
-    fn fetch_ahead(&self) {
-        let ahead = self.next.wrapping_add(AHEAD);
-        if ahead < self.until {
-            self.outbound.will_store(self.geometry.slot_at(ahead));
+    fn fetch_ahead(&self, n: u64) {
+        let ahead = n.wrapping_add(AHEAD);
+        if ahead < self.until.get() {
+            self.slots.will_store(ahead);
         }
     }
 
-    /// Writes a frame that is a little longer than a line into the next slot, and its rest into the line of rests that is held.
+    /// Puts the rest of a frame that is a little longer than a line into the line of rests that is held; the last word, without
+    /// lap, of the frame, which goes into the next slot.
     #[inline(always)]
-    fn put_sharing(
-        &mut self,
-        body: [u64; LINE_WORDS],
-        frame: &[u8],
-        filter: FilterId,
-    ) -> Result<(), LaneError> {
+    fn share(&self, frame: &[u8], filter: FilterId) -> u64 {
         let [tail, rest] = tails(frame);
-        self.held.add_rest(rest);
-        self.put_words(&body, shares_word(frame.len() - LINE_FRAME, tail, filter))
+        self.held.put_rest(self.next.get(), rest);
+        shares_word(frame.len().wrapping_sub(LINE_FRAME), tail, filter)
     }
 
-    /// Writes the next slot: its last word, which is given its lap, last.
+    /// Writes a frame that is a little longer than a line into the next slot, its rest into the line of rests.
+    fn put_sharing(&self, frame: &[u8], filter: FilterId) -> Result<(), LaneOver> {
+        let last = self.share(frame, filter);
+        self.put(&Line { body: body_words(frame), last })
+    }
+
+    /// Writes the next slot, which is not its lap's last one: its last word, which is given its lap, last.
     #[inline(always)]
-    fn put_words(&mut self, body: &[u64; LINE_WORDS], last: u64) -> Result<(), LaneError> {
-        let at = self.geometry.slot_at(self.next);
-        let stored = self.outbound.store_line(at, body, last | self.lap, release(Site::PublishEvent));
+    fn put_slot(&self, body: &[u8; BODY_BYTES], last: u64) -> Result<(), LaneOver> {
+        let stored =
+            self.slots.store_bytes(self.next.get(), body, last | self.lap.get(), release(Site::PublishEvent));
         stored.map_err(|error| self.fail(error.into()))?;
-        self.next_slot();
+        self.next.set(self.next.get().wrapping_add(1));
         Ok(())
     }
 
     /// Writes a line into the next slot.
-    #[inline]
-    pub(super) fn put(&mut self, line: &Line) -> Result<(), LaneError> {
-        self.put_words(&line.body, line.last)
+    pub(super) fn put(&self, line: &Line) -> Result<(), LaneOver> {
+        let last = line.word(self.lap.get());
+        let stored = self.slots.store(self.next.get(), &line.body, last, release(Site::PublishEvent));
+        stored.map_err(|error| self.fail(error.into()))?;
+        self.next_slot();
+        Ok(())
     }
 
     /// Writes a short frame into the next slot, or the next two: the last word of the first one last.
-    fn put_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), LaneError> {
+    fn put_short(&self, frame: &[u8], meta: Meta) -> Result<(), LaneOver> {
         let (line, second) = self.short_line(frame, meta);
         if let Some(second) = second {
             self.put_second(frame, second)?;
         }
-        self.put_words(&line.body, line.last)?;
+        self.put(&line)?;
         if second.is_some() {
             self.next_slot();
         }
@@ -294,14 +380,16 @@ impl<O: Window, M: Memory> Sender<O, M> {
     }
 
     /// Keeps the first line of a short frame back, and writes the second, if there is one.
-    fn hold_short(&mut self, frame: &[u8], meta: Meta) -> Result<(), LaneError> {
+    fn hold_short(&self, frame: &[u8], meta: Meta) -> Result<(), LaneOver> {
         let (line, second) = self.short_line(frame, meta);
-        self.held = Held::line(line.body, line.word(self.lap));
+        let has_second = second.is_some();
         if let Some(second) = second {
             self.put_second(frame, second)?;
+        }
+        self.hold(line.body, line.word(self.lap.get()));
+        if has_second {
             self.next_slot();
         }
-        self.next_slot();
         Ok(())
     }
 
@@ -317,40 +405,56 @@ impl<O: Window, M: Memory> Sender<O, M> {
     }
 
     /// Writes the second line of a short frame whose first one is the next. The first one's last word orders it.
-    fn put_second(&mut self, frame: &[u8], last: u64) -> Result<(), LaneError> {
-        let n = self.next + 1;
+    fn put_second(&self, frame: &[u8], last: u64) -> Result<(), LaneOver> {
+        let n = self.next.get() + 1;
         let at = self.geometry.slot_at(n);
         let last = last | lap(n, &self.geometry);
         let second = short::second(frame, self.geometry.stamps);
-        let stored = self.outbound.write(at, second);
-        let stored =
-            stored.and_then(|()| self.outbound.store_u64(at + BODY_BYTES, last, StoreOrder::Relaxed));
+        let stored = self.slots.window().write(at, second);
+        let stored = stored.and_then(|()| self.slots.store_last(n, last, StoreOrder::Relaxed));
         stored.map_err(|error| self.fail(error.into()))
     }
 
     /// Writes the bodies of the lines that a short frame would have, and no last word.
-    pub(super) fn warm_slots(&mut self, frame: &[u8]) -> Result<(), LaneError> {
+    pub(super) fn warm_slots(&self, frame: &[u8]) -> Result<(), LaneOver> {
         let stamps = self.geometry.stamps;
         let (first, second) = (short::first(frame, stamps), short::second(frame, stamps));
-        let stored = self.outbound.write(self.geometry.slot_at(self.next), first).and_then(
+        let window = self.slots.window();
+        let stored = window.write(self.geometry.slot_at(self.next.get()), first).and_then(
             |()| -> Result<(), WindowError> {
                 if second.is_empty() {
                     return Ok(());
                 }
-                self.outbound.write(self.geometry.slot_at(self.next + 1), second)
+                window.write(self.geometry.slot_at(self.next.get() + 1), second)
             },
         );
         stored.map_err(|error| self.fail(error.into()))
     }
 
-    /// Counts a slot; laps change at the first one alone.
-    #[inline(always)]
-    pub(super) fn next_slot(&mut self) {
-        self.next = self.next.wrapping_add(1);
-        if self.geometry.is_first(self.next) {
-            self.lap = lap(self.next, &self.geometry);
+    /// Counts a slot.
+    fn next_slot(&self) {
+        self.next.set(self.next.get().wrapping_add(1));
+        self.turn_lap();
+    }
+
+    /// Laps change at the first slot alone.
+    fn turn_lap(&self) {
+        if self.geometry.is_first(self.next.get()) {
+            self.lap.set(lap(self.next.get(), &self.geometry));
         }
     }
+}
+
+/// The beginning of a frame as words, where it is whole.
+fn words(body: &[u8; BODY_BYTES]) -> [u64; LINE_WORDS] {
+    let (bytes, _) = body.as_chunks();
+    std::array::from_fn(|n| bytes.get(n).map_or(0, |&word| u64::from_le_bytes(word)))
+}
+
+/// The last word, without lap, of a frame that fits one line without a time.
+#[inline(always)]
+fn line_word(frame: &[u8], filter: FilterId) -> u64 {
+    one_line_word(frame.len(), frame.get(BODY_BYTES..).map_or(0, word), filter)
 }
 
 /// What last words hold of a frame that is a little longer than a line.

@@ -5,7 +5,7 @@ use super::order::{Site, release, settle};
 use super::take::{Lap, Rests};
 use super::{BadGeometry, Geometry, LaneError, LaneOver, Nonsense, short};
 use crate::bits::place;
-use shm::{Memory, Routine, StoreOrder, Window, WindowError};
+use shm::{Lines, Memory, Routine, StoreOrder, Window, WindowError};
 use std::cell::Cell;
 
 /// Buffers are posted in groups of this many: a cache line of the ring they are posted in.
@@ -55,7 +55,8 @@ pub enum PostError {
 /// It belongs to one thread; what it gives out may be let go while it is being asked for more.
 #[derive(Debug)]
 pub struct Receiver<M, O> {
-    pub(super) memory: M,
+    /// The receive area, whose beginning is the slots.
+    pub(super) slots: Lines<M>,
     outbound: O,
     pub(super) geometry: Geometry,
     /// Slots taken, ever.
@@ -73,6 +74,8 @@ pub struct Receiver<M, O> {
     early_count: Cell<u64>,
     /// Slots after which the sender is told at once.
     credit_batch: u64,
+    /// Letting this slot go has more to do: 0 while slots were let go early.
+    settle_at: Cell<u64>,
     holdings: Vec<Cell<Holding>>,
     /// By slot: which event it was, and the buffer that it told of.
     told: Vec<Cell<(u64, u32)>>,
@@ -102,7 +105,8 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         super::fits(memory.bytes(), geometry.receive_bytes())?;
         super::fits(outbound.bytes(), geometry.return_bytes())?;
         Ok(Self {
-            memory,
+            slots: Lines::new(memory, geometry.slots as usize)
+                .map_err(|_| BadGeometry::Slots(geometry.slots))?,
             outbound,
             geometry,
             taken: Cell::new(0),
@@ -113,6 +117,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
             early: (0..geometry.slots).map(|_| Cell::new(false)).collect(),
             early_count: Cell::new(0),
             credit_batch: u64::from(geometry.slots / 4).max(1),
+            settle_at: Cell::new(u64::from(geometry.slots / 4).max(1)),
             holdings: (0..geometry.buffers).map(|_| Cell::new(Holding::Application)).collect(),
             told: (0..geometry.slots).map(|_| Cell::new((u64::MAX, 0))).collect(),
             fetched_to: Cell::new(0),
@@ -211,14 +216,29 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     #[inline(always)]
     pub(super) fn release(&self, n: u64, count: u64) -> Result<(), LaneOver> {
         if n != self.let_go.get() || n >= self.taken.get() {
-            (n..n + count).for_each(|n| self.release_early(n));
+            (0..count).for_each(|more| self.release_early(n.wrapping_add(more)));
             return Ok(());
         }
-        self.let_go.set(n + count);
-        if self.early_count.get() > 0 {
-            self.release_those_after();
+        let next = n.wrapping_add(count);
+        self.let_go.set(next);
+        // Some were let go early, or credit is due: seldom.
+        if next >= self.settle_at.get() { self.settle_slots() } else { Ok(()) }
+    }
+
+    /// What follows when slots were let go: those behind them that were let go early, and credit.
+    #[cold]
+    fn settle_slots(&self) -> Result<(), LaneOver> {
+        self.release_those_after();
+        if self.let_go.get() - self.credited.get() >= self.credit_batch {
+            self.credit()?;
         }
-        if self.let_go.get() - self.credited.get() >= self.credit_batch { self.credit() } else { Ok(()) }
+        self.see_when_to_settle();
+        Ok(())
+    }
+
+    fn see_when_to_settle(&self) {
+        let due = self.credited.get() + self.credit_batch;
+        self.settle_at.set(if self.early_count.get() > 0 { 0 } else { due });
     }
 
     fn early(&self, n: u64) -> Option<&Cell<bool>> {
@@ -231,6 +251,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         if let Some(early) = self.early(n).filter(|early| held && !early.get()) {
             early.set(true);
             self.early_count.set(self.early_count.get() + 1);
+            self.settle_at.set(0);
         }
     }
 
@@ -261,6 +282,26 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         self.release(n, count)
     }
 
+    /// [`let_go`](Self::let_go) of a frame of this lane's that was not let go yet. Usually it is short, it is its turn, and
+    /// nothing else is to be done then.
+    #[inline(always)]
+    pub(crate) fn let_go_packet(&self, body: &Body) -> Result<(), LaneOver> {
+        let (first, count) = body.slots();
+        let next = first.wrapping_add(count);
+        if body.buffer().is_none() && first == self.let_go.get() && next < self.settle_at.get() {
+            self.let_go.set(next);
+            return Ok(());
+        }
+        let [n, tails, rest] = body.words();
+        self.let_go_words(n, tails, rest)
+    }
+
+    /// In registers, so that the usual packet need not be in memory.
+    #[inline(never)]
+    fn let_go_words(&self, n: u64, tails: u64, rest: u64) -> Result<(), LaneOver> {
+        self.let_go(&Body::of_words([n, tails, rest]))
+    }
+
     pub(super) fn posted(&self, index: u32) -> Result<&Cell<Holding>, LaneOver> {
         self.holdings
             .get(index as usize)
@@ -274,6 +315,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         let stored = self.outbound.store_u64(Geometry::CREDIT, free, release(Site::ReturnCredit));
         stored.map_err(|error| self.fail(error.into()))?;
         self.credited.set(free);
+        self.see_when_to_settle();
         Ok(())
     }
 
@@ -310,16 +352,17 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         }
         if let Some(index) = body.buffer() {
             self.fetch_behind(body, at, out.len());
-            return self.memory.read_by(routine(out.len()), self.geometry.buffer_at(index) + at, out);
+            let at = self.geometry.buffer_at(index) + at;
+            return self.slots.window().read_by(routine(out.len()), at, out);
         }
-        short::load(&self.memory, &self.geometry, body.lies(), at, out)
+        short::load(&self.slots, &self.geometry, body.lies(), at, out)
     }
 
     /// The `n`th event told of a buffer.
     pub(super) fn tell_buffer(&self, n: u64, index: u32) {
         if n <= self.fetched_to.get() {
             let (at, bytes) = self.read.get();
-            self.memory.will_load(self.geometry.buffer_at(index) + at, bytes);
+            self.slots.window().will_load(self.geometry.buffer_at(index) + at, bytes);
         }
         if let Some(told) = self.told.get(place(n & u64::from(self.geometry.slots - 1))) {
             told.set((n, index));
@@ -336,13 +379,13 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         let Some(told) = self.told.get(place(n & u64::from(self.geometry.slots - 1))) else { return };
         let (number, index) = told.get();
         if number == n {
-            self.memory.will_load(self.geometry.buffer_at(index) + at, bytes);
+            self.slots.window().will_load(self.geometry.buffer_at(index) + at, bytes);
         }
     }
 
     /// The receive area, and where in it a buffer lies: for a copy that goes on to another window.
     pub(crate) fn place(&self, index: u32) -> (&M, usize) {
-        (&self.memory, self.geometry.buffer_at(index))
+        (self.slots.window(), self.geometry.buffer_at(index))
     }
 
     /// Before sleep: arms the lane, then looks once more. True: nothing came, and whatever comes from now on wakes.
@@ -369,6 +412,8 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     pub(super) fn fail(&self, error: LaneError) -> LaneOver {
         if !self.over.replace(true) {
             self.failed.set(Some(error));
+            self.lap.end();
+            self.settle_at.set(0);
         }
         LaneOver
     }

@@ -112,7 +112,7 @@ mod tests {
         let lane = SharedLane::create(Geometry::default()).unwrap();
         let descriptor = lane.as_fd().try_clone_to_owned().unwrap();
         let other = SharedLane::accept(descriptor, lane.geometry()).unwrap();
-        let (mut sender, receiver) = (lane.sender().unwrap(), other.receiver().unwrap());
+        let (sender, receiver) = (lane.sender().unwrap(), other.receiver().unwrap());
         sender.send(b"hello", Meta::default()).unwrap();
         let body = receiver.take().unwrap().unwrap().body;
         let mut bytes = [0; 5];

@@ -9,7 +9,7 @@
 use super::Geometry;
 use super::event::{BODY_BYTES, LINE_FRAME, TAIL_BYTES, split};
 use crate::bits::low32;
-use shm::{Memory, WindowError};
+use shm::{Lines, Memory, WindowError};
 
 /// Where the bytes of a received short frame are.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +64,7 @@ pub(crate) fn second(frame: &[u8], stamps: bool) -> &[u8] {
 /// Copies bytes of a short frame out, from its byte `at` on. The caller has checked that they are in the frame.
 #[inline(always)]
 pub(crate) fn load(
-    memory: &impl Memory,
+    slots: &Lines<impl Memory>,
     geometry: &Geometry,
     lies: Lies,
     at: usize,
@@ -75,8 +75,7 @@ pub(crate) fn load(
         && let Some((whole, rest)) = out.split_first_chunk_mut::<BODY_BYTES>()
         && lies.len <= LINE_FRAME + TAIL_BYTES
     {
-        let words = memory.read_line(geometry.slot_at(lies.n))?;
-        whole.as_chunks_mut().0.iter_mut().zip(&words).for_each(|(to, word)| *to = word.to_le_bytes());
+        slots.read(lies.n, whole)?;
         // One store: bytes that are stored one by one cannot be loaded again as a word at once.
         if let Ok(tail) = <&mut [u8; 4]>::try_from(&mut *rest) {
             *tail = low32(lies.tails).to_le_bytes();
@@ -88,7 +87,7 @@ pub(crate) fn load(
         return Ok(());
     }
     if at == 0 && out.len() < split(geometry.stamps) {
-        let words = memory.read_line(geometry.slot_at(lies.n))?;
+        let words = slots.body(lies.n)?;
         let (whole, part) = out.as_chunks_mut();
         whole.iter_mut().zip(&words).for_each(|(to, word)| *to = word.to_le_bytes());
         if let Some(last) = words.get(whole.len()) {
@@ -97,21 +96,23 @@ pub(crate) fn load(
         return Ok(());
     }
     if at + out.len() <= split(geometry.stamps) {
-        return memory.read(geometry.slot_at(lies.n) + at, out);
+        return slots.window().read(geometry.slot_at(lies.n) + at, out);
     }
-    load_pieces(memory, geometry, lies, at, out)
+    load_pieces(slots.window(), geometry, lies.n, lies.len, lies.tails, at, out)
 }
 
-/// The same, of bytes that lie in more than one piece.
+/// The same, of bytes that lie in more than one piece. What says where they lie comes in registers: the usual way, which ends
+/// before this one, would put it into memory first.
 #[inline(never)]
 fn load_pieces(
     memory: &impl Memory,
     geometry: &Geometry,
-    lies: Lies,
+    n: u64,
+    len: usize,
+    tails: u64,
     at: usize,
     out: &mut [u8],
 ) -> Result<(), WindowError> {
-    let Lies { n, len, tails } = lies;
     let first = split(geometry.stamps);
     let one = first + TAIL_BYTES;
     let ends = [first, one, one + second_bytes(len.saturating_sub(one)), usize::MAX];
@@ -157,7 +158,8 @@ mod tests {
             let at = at.min(frame.len());
             let len = len.min(frame.len() - at);
             let mut out = vec![0xEE; len];
-            load(&memory, &geometry, lies, at, &mut out).unwrap();
+            let slots = Lines::new(memory, 4).unwrap();
+            load(&slots, &geometry, lies, at, &mut out).unwrap();
             prop_assert_eq!(&out, &frame[at..at + len]);
         }
     }

@@ -2,8 +2,8 @@
 
 use super::body::{Arrival, Body};
 use super::event::{
-    BODY_BYTES, EARLY_BYTES, INLINE, LINE_FRAME, Line, MOST_RESTS, SHARES, STAMP, Said, TAIL_BYTES,
-    TWO_LINES, short_said,
+    EARLY_BYTES, INLINE, LINE_FRAME, Line, MOST_RESTS, RESTS, SHARES, STAMP, Said, TAIL_BYTES, TWO_LINES,
+    short_said,
 };
 use super::order::{Site, acquire};
 use super::receiver::Holding;
@@ -21,8 +21,8 @@ const TAIL_MOST: u32 = low32(TAIL_BYTES as u64);
 pub(super) struct Lap {
     /// What its tag will say.
     comes: Cell<u8>,
-    /// What it says until then.
-    before: Cell<u8>,
+    /// What it says until then; what no tag says on a lane that is over.
+    before: Cell<u16>,
     /// What the last words of usual frames begin with, apart from their kind: one operation on a word that came tells lap
     /// and kind. Lines with a time want a second look, so there it is what no word begins with.
     usual: Cell<u64>,
@@ -39,10 +39,22 @@ impl Lap {
     #[cold]
     fn turn(&self, geometry: &Geometry, n: u64) {
         self.comes.set(Geometry::lap(n, geometry.slots));
-        self.before.set(Geometry::lap_before(n, geometry.slots));
+        self.before.set(Geometry::lap_before(n, geometry.slots).into());
         if !geometry.stamps {
             self.usual.set(Line::of_lap(self.comes.get()));
         }
+    }
+
+    /// Nothing is usual any more, and nothing is nothing.
+    pub(super) fn end(&self) {
+        self.usual.set(u64::MAX);
+        self.before.set(u16::MAX);
+    }
+
+    /// Whether a last word says that nothing came.
+    #[inline(always)]
+    fn is_before(&self, last: u64) -> bool {
+        u16::from(Line::lap(last)) == self.before.get()
     }
 }
 
@@ -57,41 +69,41 @@ pub(crate) enum Taken {
     Other,
 }
 
-/// Rests of frames that are still to come, in private memory.
-#[derive(Debug, Default)]
+/// The last line of rests that came, in private memory.
+#[derive(Debug)]
 pub(super) struct Rests {
     rests: [Cell<u32>; MOST_RESTS + 1],
-    next: Cell<usize>,
-    end: Cell<usize>,
-    /// The slot of their line, which is let go with the frame that has the first of them.
-    slot: Cell<u64>,
+    /// The slot of the frame that has the first of them: the one behind their line. At first one that never comes.
+    first: Cell<u64>,
+}
+
+impl Default for Rests {
+    fn default() -> Self {
+        Self { rests: Default::default(), first: Cell::new(1 << 63) }
+    }
 }
 
 impl Rests {
-    fn left(&self) -> bool {
-        self.next.get() < self.end.get()
+    /// The rest of a frame in the `n`th slot, if it has one here.
+    #[inline(always)]
+    fn of(&self, n: u64) -> Option<u64> {
+        let behind = n.wrapping_sub(self.first.get());
+        if behind >= MOST_RESTS as u64 {
+            return None;
+        }
+        self.rests.get(place(behind)).map(|rest| u64::from(rest.get()))
     }
 
-    /// Whether one is left, and is not the first.
     #[inline(always)]
-    fn goes_on(&self) -> bool {
-        self.next.get() > 0 && self.left()
-    }
-
-    /// The next one; the caller has asked whether one is left.
-    #[inline(always)]
-    fn take(&self) -> u32 {
-        let next = self.next.get();
-        self.next.set(next + 1);
-        self.rests.get(next % (MOST_RESTS + 1)).map_or(0, Cell::get)
+    fn is_first(&self, n: u64) -> bool {
+        n == self.first.get()
     }
 }
 
 impl<M: Memory, O: Window> Receiver<M, O> {
     #[inline(always)]
     fn last_word(&self, n: u64, order: LoadOrder) -> Result<u64, LaneOver> {
-        let at = self.geometry.slot_at(n) + BODY_BYTES;
-        self.memory.load_u64(at, order).map_err(|error| self.fail(error.into()))
+        self.slots.last(n, order).map_err(|error| self.fail(error.into()))
     }
 
     /// Whether something came (or the lane's memory makes no sense, which the next [`take`](Self::take) tells).
@@ -102,7 +114,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     pub fn has_event(&self) -> Result<bool, LaneOver> {
         self.alive()?;
         let last = self.last_word(self.taken.get(), LoadOrder::Relaxed)?;
-        Ok(Line::lap(last) != self.lap.before.get())
+        Ok(!self.lap.is_before(last))
     }
 
     /// Takes the next frame, if one came. When none did, the sender is told what was let go since it was told last,
@@ -123,28 +135,44 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     /// this first, and [`take_other`](Self::take_other) by another way, has the usual frame in registers.
     #[inline(always)]
     pub(crate) fn take_usual(&self) -> Taken {
-        if self.alive().is_err() {
-            return Taken::Other;
+        let mut n = self.taken.get();
+        let Ok(mut last) = self.last_word(n, acquire(Site::SeeEvent)) else { return Taken::Other };
+        if Line::begins(last) ^ self.lap.usual.get() == u64::from(RESTS) {
+            n = n.wrapping_add(1);
+            last = self.pass_rests(last);
         }
-        let n = self.taken.get();
-        let Ok(last) = self.last_word(n, acquire(Site::SeeEvent)) else { return Taken::Other };
         let kind = Line::begins(last) ^ self.lap.usual.get();
         let bytes = Line::short_len(last);
         let free = n.wrapping_sub(self.let_go.get()) < u64::from(self.geometry.slots);
         if kind == u64::from(INLINE) && bytes <= LINE_MOST && free {
-            return Taken::Usual(self.take_line(n, bytes, last, 0));
+            return Taken::Usual(self.take_line(n, last, Body::in_line(n, bytes, u64::from(low32(last)))));
         }
-        if kind == u64::from(SHARES) && bytes <= TAIL_MOST && free && self.rests.goes_on() {
-            let rest = u64::from(self.rests.take()) << 32;
-            return Taken::Usual(self.take_line(n, LINE_MOST + bytes, last, rest));
+        if kind == u64::from(SHARES)
+            && bytes <= TAIL_MOST
+            && free
+            && let Some(rest) = self.rests.of(n)
+        {
+            let tails = u64::from(low32(last)) | rest << 32;
+            let body = Body::sharing(n, LINE_MOST + bytes, tails, self.rests.is_first(n));
+            return Taken::Usual(self.take_line(n, last, body));
         }
-        if Line::lap(last) == self.lap.before.get() && self.owes_nothing() {
+        if self.lap.is_before(last) && self.owes_nothing() {
             return Taken::Nothing;
         }
         if kind == u64::from(TWO_LINES) && bytes <= LINE_MOST {
             return self.take_pair(n, bytes, last);
         }
         Taken::Other
+    }
+
+    /// Takes the next slot, which ends with this word and is a line of rests; the last word of the one behind it. On a lane that
+    /// is over a word says nothing that is usual.
+    #[inline(never)]
+    fn pass_rests(&self, last: u64) -> u64 {
+        let n = self.taken.get();
+        let taken = self.take_rests(n, last);
+        // Stored before the word that was seen with acquire.
+        taken.and_then(|()| self.last_word(n.wrapping_add(1), LoadOrder::Relaxed)).unwrap_or(0)
     }
 
     /// Takes the next two slots, if both are of this lap and free.
@@ -165,9 +193,8 @@ impl<M: Memory, O: Window> Receiver<M, O> {
 
     /// Takes the next slot, which holds all of a frame but perhaps its rest.
     #[inline(always)]
-    fn take_line(&self, n: u64, len: u32, last: u64, rest: u64) -> Arrival {
+    fn take_line(&self, n: u64, last: u64, body: Body) -> Arrival {
         self.take_slot(n);
-        let body = Body::in_line(n, len, u64::from(low32(last)) | rest);
         Arrival { meta: Meta { filter: Line::filter(last), ..Meta::default() }, body }
     }
 
@@ -215,7 +242,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         if lap == self.lap.comes.get() {
             return Ok(Some(last));
         }
-        if lap == self.lap.before.get() { Ok(None) } else { Err(self.bad_lap(n, lap)) }
+        if self.lap.is_before(last) { Ok(None) } else { Err(self.bad_lap(n, lap)) }
     }
 
     #[cold]
@@ -227,7 +254,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
 
     /// The line of the next slot in private memory, for events that are more than a short frame.
     fn line(&self, n: u64, last: u64) -> Result<Line, LaneOver> {
-        let body = self.memory.read_line(self.geometry.slot_at(n));
+        let body = self.slots.body(n);
         Ok(Line { body: body.map_err(|error| self.fail(error.into()))?, last })
     }
 
@@ -239,7 +266,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         let mut meta = Meta { filter, ..Meta::default() };
         if self.geometry.stamps {
             let mut stamp = [0; 8];
-            let read = self.memory.read(self.geometry.slot_at(n) + STAMP, &mut stamp);
+            let read = self.slots.window().read(self.geometry.slot_at(n) + STAMP, &mut stamp);
             read.map_err(|error| self.fail(error.into()))?;
             meta.stamp = u64::from_le_bytes(stamp);
         }
@@ -259,28 +286,21 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         if !Line::shares(last) {
             return Ok(Arrival { meta, body: Body::in_line(n, len, tails) });
         }
-        let is_first = self.rests.next.get() == 0;
-        if !self.rests.left() || is_first && self.rests.slot.get() + 1 != n {
-            return Err(self.fail(Nonsense::Rests.into()));
-        }
-        let tails = tails | u64::from(self.rests.take()) << 32;
-        let body = if is_first { Body::after_rests(n, len, tails) } else { Body::in_line(n, len, tails) };
-        Ok(Arrival { meta, body })
+        let rest = self.rests.of(n).ok_or_else(|| self.fail(Nonsense::Rests.into()))?;
+        let tails = tails | rest << 32;
+        Ok(Arrival { meta, body: Body::sharing(n, len, tails, self.rests.is_first(n)) })
     }
 
     /// Takes a line of rests: from now on they are in private memory. Its slot goes with the frame behind it, so that slots
     /// are let go in their order by a program that lets its frames go in theirs.
     fn take_rests(&self, n: u64, last: u64) -> Result<(), LaneOver> {
-        let count = place(u64::from(Line::short_len(last)));
-        if self.rests.left() || !(1..=MOST_RESTS).contains(&count) {
+        if self.rests.is_first(n) {
             return Err(self.fail(Nonsense::Rests.into()));
         }
         let words = self.line(n, last)?.body.into_iter().chain([last]);
         let rests = words.flat_map(|word| [low32(word), low32(word >> 32)]);
         self.rests.rests.iter().zip(rests).for_each(|(to, rest)| to.set(rest));
-        self.rests.next.set(0);
-        self.rests.end.set(count);
-        self.rests.slot.set(n);
+        self.rests.first.set(n.wrapping_add(1));
         self.hold(n)
     }
 
@@ -343,7 +363,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         };
         // The first line of a short frame holds more of it than this.
         let some = beginning.get_mut(..(len as usize).min(EARLY_BYTES)).unwrap_or_default();
-        self.memory.read(at, some).map_err(|error| self.fail(error.into()))?;
+        self.slots.window().read(at, some).map_err(|error| self.fail(error.into()))?;
         Ok(Some((len, beginning)))
     }
 
