@@ -3,11 +3,12 @@
 
 use crate::Pair;
 use crate::timing::{
-    EACH, Failure, Patience, TRIPS_IN_ALL, Trips, chunk_rate, each_trip, frames_of, median_trip,
+    EACH, Failure, Patience, TRIPS_IN_ALL, Trips, chunk_rate, each_trip, frames_of, median, median_trip,
 };
 use shm::{Memory, Window};
 use std::hint::black_box;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use vi::filter::{Filter, FlowCache, Table, Target};
 use vi::lane::{Receiver, Sender};
 use vi::{Event, LaneId, ProtectionDomain, RequestId, Steered, TransmitError, Vi};
@@ -58,8 +59,8 @@ impl<O: Window, M: Memory> End<O, M> {
     #[inline]
     fn receive(&self, frame: &mut [u8]) -> Result<(), Failure> {
         let mut patience = Patience::default();
+        let mut events = [Event::Nothing];
         loop {
-            let mut events = [Event::Nothing];
             if self.vi.poll(&mut events) == 1 {
                 match &events[0] {
                     Event::Received(packet) => {
@@ -82,6 +83,9 @@ impl<O: Window, M: Memory> End<O, M> {
     }
 }
 
+/// Frames that are pushed together, and events that are polled together.
+const BATCH: u64 = 32;
+
 /// How frames are handed over for a rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
@@ -89,25 +93,44 @@ pub enum By {
     Transmit,
     /// 32 are staged, then pushed.
     Push,
+    /// The same, and received by merged receives.
+    PushMerged,
 }
 
 impl<O: Window, M: Memory> End<O, M> {
     /// Sends or stages one, and waits for room.
-    #[inline]
+    #[inline(always)]
     fn hand_over(&mut self, by: By, frame: &[u8], done: &mut [RequestId]) -> Result<(), Failure> {
+        let (table, cache) = (&self.table, &mut self.cache);
+        let handed = match by {
+            By::Transmit => self.vi.transmit_steered(table, cache, frame, 0, RequestId(1)),
+            By::Push | By::PushMerged => self.vi.transmit_init_steered(table, cache, frame, 0, RequestId(1)),
+        };
+        match handed {
+            Ok(Steered { sent: 1, .. }) => Ok(()),
+            Ok(Steered { full: 1, .. }) | Err(TransmitError::CompletionsWait) => self.insist(by, frame, done),
+            Ok(_) => Err(Failure::NotSteered),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Until there is room.
+    #[inline(never)]
+    fn insist(&mut self, by: By, frame: &[u8], done: &mut [RequestId]) -> Result<(), Failure> {
         let mut patience = Patience::default();
         loop {
+            self.push(done)?;
+            patience.spin()?;
             let (table, cache) = (&self.table, &mut self.cache);
             let handed = match by {
                 By::Transmit => self.vi.transmit_steered(table, cache, frame, 0, RequestId(1)),
-                By::Push => self.vi.transmit_init_steered(table, cache, frame, 0, RequestId(1)),
+                By::Push | By::PushMerged => {
+                    self.vi.transmit_init_steered(table, cache, frame, 0, RequestId(1))
+                }
             };
             match handed {
                 Ok(Steered { sent: 1, .. }) => return Ok(()),
-                Ok(Steered { full: 1, .. }) | Err(TransmitError::CompletionsWait) => {
-                    self.push(done)?;
-                    patience.spin()?;
-                }
+                Ok(Steered { full: 1, .. }) | Err(TransmitError::CompletionsWait) => {}
                 Ok(_) => return Err(Failure::NotSteered),
                 Err(error) => return Err(error.into()),
             }
@@ -121,15 +144,56 @@ impl<O: Window, M: Memory> End<O, M> {
         Ok(())
     }
 
+    /// Takes so many frames by merged receives, in batches of 32, each copied out.
+    fn unbundle_all(&self, frames: u64, frame: &mut [u8]) -> Result<(), Failure> {
+        self.vi.merge_receives(true);
+        let taken = self.unbundle(frames, frame);
+        self.vi.merge_receives(false);
+        taken
+    }
+
+    fn unbundle(&self, frames: u64, frame: &mut [u8]) -> Result<(), Failure> {
+        let mut patience = Patience::default();
+        let mut left = frames;
+        let mut failed = None;
+        let mut events = [Event::Nothing];
+        while left > 0 {
+            if self.vi.poll(&mut events) == 0 {
+                patience.spin()?;
+                continue;
+            }
+            match &events[0] {
+                &Event::ReceivedMany { lane } => {
+                    let count = self.vi.receive_unbundle(lane, 32, |packet| {
+                        black_box(packet.filter());
+                        match packet.copy_to(black_box(&mut *frame)) {
+                            Ok(got) if got == frame.len() => {}
+                            Ok(got) => failed = Some(Failure::Length { sent: frame.len(), got }),
+                            Err(error) => failed = Some(error.into()),
+                        }
+                    });
+                    left = left.saturating_sub(count as u64);
+                    patience = Patience::default();
+                }
+                Event::ReceiveFailed { reason, .. } => return Err(Failure::Lane(*reason)),
+                _ => {}
+            }
+            if let Some(failure) = failed {
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
     /// Takes so many frames, in batches of 32, each copied out.
     fn take_all(&self, frames: u64, frame: &mut [u8]) -> Result<(), Failure> {
         let mut patience = Patience::default();
         let mut left = frames;
+        let mut events: [Event<'_, Host, O, M>; 32] = std::array::from_fn(|_| Event::Nothing);
         while left > 0 {
-            let mut events: [Event<'_, Host, O, M>; 32] = std::array::from_fn(|_| Event::Nothing);
             let count = self.vi.poll(&mut events);
-            for event in events.iter().take(count) {
-                match event {
+            for event in events.iter_mut().take(count) {
+                match std::mem::take(event) {
                     Event::Received(packet) => {
                         let got = packet.copy_to(black_box(frame))?;
                         if got != frame.len() {
@@ -138,7 +202,7 @@ impl<O: Window, M: Memory> End<O, M> {
                         left -= 1;
                         patience = Patience::default();
                     }
-                    Event::ReceiveFailed { reason, .. } => return Err(Failure::Lane(*reason)),
+                    Event::ReceiveFailed { reason, .. } => return Err(Failure::Lane(reason)),
                     _ => {}
                 }
             }
@@ -217,6 +281,38 @@ impl<'scope, O: Window + 'scope, M: Memory + 'scope> Ends<O, M> {
         })
     }
 
+    /// Nanoseconds that this thread alone takes to send a frame, and to receive one, where 32 are pushed and 32 are taken:
+    /// what the instructions of a stream take.
+    ///
+    /// # Errors
+    /// [`Failure`]; after one, these ends measure nothing any more.
+    pub fn stream_alone(&mut self, bytes: usize, merged: bool) -> Result<(f64, f64), Failure> {
+        let frame = datagram(bytes);
+        let mut out = frame.clone();
+        let there = &*self.there.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = [RequestId(0); 64];
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..1000 {
+            let start = Instant::now();
+            for _ in 0..BATCH {
+                let frame: &Vec<u8> = black_box(&frame);
+                self.here.hand_over(By::Push, frame, &mut done)?;
+            }
+            self.here.push(&mut done)?;
+            let sent = Instant::now();
+            if merged {
+                there.unbundle_all(BATCH, &mut out)?;
+            } else {
+                there.take_all(BATCH, &mut out)?;
+            }
+            let ns = |time: Duration| time.as_secs_f64() * 1e9 / 32.0;
+            times[0].push(ns(sent - start));
+            times[1].push(ns(sent.elapsed()));
+        }
+        let [sent, taken] = &mut times;
+        Ok((median(sent), median(taken)))
+    }
+
     /// Millions of frames of `bytes` bytes per second.
     ///
     /// # Errors
@@ -230,11 +326,19 @@ impl<'scope, O: Window + 'scope, M: Memory + 'scope> Ends<O, M> {
             || {
                 let mut done = [RequestId(0); 64];
                 chunk_rate(frames, |n| {
-                    here.hand_over(by, black_box(&frame), &mut done)?;
+                    let frame: &Vec<u8> = black_box(&frame);
+                    here.hand_over(by, frame, &mut done)?;
                     if n % 32 == 0 { here.push(&mut done) } else { Ok(()) }
                 })
             },
-            move || other.lock().unwrap_or_else(PoisonError::into_inner).take_all(frames, &mut out),
+            move || {
+                let other = other.lock().unwrap_or_else(PoisonError::into_inner);
+                if by == By::PushMerged {
+                    other.unbundle_all(frames, &mut out)
+                } else {
+                    other.take_all(frames, &mut out)
+                }
+            },
         );
         match (ours, theirs) {
             (Err(Failure::Silent), Err(reason)) | (Ok(_), Err(reason)) => Err(reason),

@@ -49,7 +49,7 @@ fn sample(
 fn short(pair: &mut Pair<'_>, bench: &mut Bench) -> anyhow::Result<Vec<Sample>> {
     let before = bench.bare.line_rate(pair)?;
     let mut rates = Vec::new();
-    for (name, by) in [("transmit", By::Transmit), ("push", By::Push)] {
+    for (name, by) in [("transmit", By::Transmit), ("push", By::Push), ("push, merged", By::PushMerged)] {
         for bytes in [60, 64] {
             rates.push((name, bytes, bench.plain.ends.rate(pair, bytes, by)?));
         }

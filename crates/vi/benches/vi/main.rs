@@ -40,7 +40,7 @@ type Measured = Result<f64, Box<dyn Error>>;
 /// A row: its name, how, what it is compared with.
 type Row = (&'static str, for<'scope> fn(&mut Bench, &mut Pair<'scope>) -> Measured, &'static str);
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 10] = [
     ("round trip, 60 bytes, ns", |on, pair| Ok(on.plain.round_trip(pair, 60)?.median_ns), "one line"),
     ("round trip, 64 bytes, ns", |on, pair| Ok(on.plain.round_trip(pair, 64)?.median_ns), "two lines"),
     ("one line, 256 places, ns", |on, pair| Ok(on.bare.ring_round_trip(pair, 1, 256)?), "one line"),
@@ -48,6 +48,7 @@ const ROWS: [Row; 9] = [
     ("rate, 60 bytes, M/s", |on, pair| Ok(on.plain.rate(pair, 60, By::Transmit)?), "one-line ring"),
     ("rate, 64 bytes, M/s", |on, pair| Ok(on.plain.rate(pair, 64, By::Transmit)?), "one-line ring"),
     ("rate, 64 bytes pushed, M/s", |on, pair| Ok(on.plain.rate(pair, 64, By::Push)?), "one-line ring"),
+    ("rate, 64 bytes merged, M/s", |on, pair| Ok(on.plain.rate(pair, 64, By::PushMerged)?), "one-line ring"),
     ("1500 bytes, GB/s", |on, pair| Ok(on.plain.rate(pair, 1500, By::Push)? * 1.5), "memcpy"),
     ("1500 bytes streamed, GB/s", |on, pair| Ok(on.streaming.rate(pair, 1500, By::Push)? * 1.5), "memcpy"),
 ];
@@ -70,6 +71,16 @@ fn instructions(on: &mut Bench) -> Result<(), Box<dyn Error>> {
         bare = bare.min(on.bare.alone()?);
         for (best, bytes) in frames.iter_mut().zip([60, 64]) {
             *best = best.min(on.plain.alone(bytes)?);
+        }
+    }
+    for bytes in [60, 64] {
+        for (how, merged) in [("events", false), ("merged receives", true)] {
+            let (mut sent, mut taken) = (f64::INFINITY, f64::INFINITY);
+            for _ in 0..100 {
+                let (send, take) = on.plain.stream_alone(bytes, merged)?;
+                (sent, taken) = (sent.min(send), taken.min(take));
+            }
+            println!("one thread, {bytes} bytes pushed in {sent:.1} ns, taken by {how} in {taken:.1} ns");
         }
     }
     for (best, bytes) in frames.iter().zip([60, 64]) {
