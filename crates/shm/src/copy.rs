@@ -140,7 +140,7 @@ const LINE: usize = 64;
 ///
 /// # Safety
 /// `from` is valid for reads and `to` for writes of `len` bytes; they do not overlap. For [`Routine::Stream`] `to` is
-/// aligned to a line, or `len` is less than a turn.
+/// aligned to a line, or `len` is less than one.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 unsafe fn bulk(routine: Routine, to: *mut u8, from: *const u8, len: usize) -> usize {
     let turns = len / TURN;

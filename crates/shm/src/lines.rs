@@ -65,9 +65,10 @@ impl<W: Window> Lines<W> {
         if self.first.is_null() {
             return None;
         }
-        // SAFETY: `first` begins the lines of a mapping, the last of which is at `mask` (`new` has asked) that lives as long as the window
-        // does: `as_mapping` has borrowed it from the window, which is owned here and never lent out but shared, and safe code
-        // cannot take away what a shared borrow of the window may lead to.
+        // SAFETY: `first` begins the lines of a mapping, the last of which is at `mask` (`new` has asked), and which lives as
+        // long as the window does: `as_mapping` borrows it from the window for as long as the caller likes, so that safe code
+        // must keep it until the window is borrowed mutably or dropped, and here it is owned and lent out shared alone. A
+        // mapping that moves with its window leaves its memory where it is.
         Some(unsafe { self.first.byte_add(self.at(n)) })
     }
 
@@ -120,8 +121,8 @@ impl<W: Window> Lines<W> {
     /// The same by stores of 16 bytes where the processor has them: for lines that are stored one behind the other.
     ///
     /// A line that the peer has read comes back before it is stored to, and until then its stores wait in the processor's
-    /// store buffer. The fewer they are, the more lines are on their way at once. What is copied is to be in memory for a while: a load of
-    /// 16 bytes waits for shorter stores to them.
+    /// store buffer. The fewer they are, the more lines are on their way at once. What is copied is to be in memory for a
+    /// while: a load of 16 bytes waits for shorter stores to them.
     ///
     /// # Errors
     /// [`WindowError`]; the last word was not stored.
@@ -224,9 +225,7 @@ impl<W: Memory> Lines<W> {
         }
         Ok(body)
     }
-}
 
-impl<W: Memory> Lines<W> {
     /// Copies the bytes of the `n`th line that stand before its last word, 16 at a time where the processor has such registers.
     ///
     /// # Errors

@@ -19,7 +19,8 @@ pub struct Steered {
 
 impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// Sends a frame to every interface whose filter takes it: `table` is the one that the receiver has published,
-    /// with the lanes of this interface as targets, and `cache` keeps its last answer. What comes back as [`Verdict::Kernel`] is for the net device.
+    /// with the lanes of this interface as targets, and `cache` keeps its last answer. What comes back as
+    /// [`Verdict::Kernel`] is for the net device.
     ///
     /// One that has no room does not hold up the others.
     ///

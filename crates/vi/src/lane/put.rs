@@ -29,8 +29,8 @@ pub(super) struct Held {
     body: Cell<[u64; LINE_WORDS]>,
     /// With its lap.
     last: Cell<u64>,
-    /// The line of rests. In whole words, as they are stored: a load of 8 bytes would wait until two stores of 4 bytes to them have
-    /// left the processor, and they stand in line behind stores to the window.
+    /// The line of rests. In whole words, as they are stored: a load of 8 bytes would wait until two stores of 4 bytes to
+    /// them have left the processor, and they stand in line behind stores to the window.
     rests: [Cell<u64>; LINE_WORDS + 1],
     /// The slot of the line of rests.
     slot: Cell<u64>,
@@ -308,8 +308,8 @@ impl<O: Window, M: Memory> Sender<O, M> {
         self.put_slot(body, line_word(frame, filter))
     }
 
-    /// Writes a frame that is a little longer than a line into the next two slots, neither of them its lap's last one. The whole of its rest is in the last word of
-    /// the second one, which the last word of the first one orders.
+    /// Writes a frame that is a little longer than a line into the next two slots, neither of them its lap's last one. The
+    /// whole of its rest is in the last word of the second one, which the last word of the first one orders.
     #[inline(always)]
     fn put_pair(&self, body: &[u8; BODY_BYTES], frame: &[u8], filter: FilterId) -> Result<(), LaneOver> {
         let [tail, rest] = tails(frame);
@@ -322,8 +322,9 @@ impl<O: Window, M: Memory> Sender<O, M> {
         Ok(())
     }
 
-    /// Has the processor fetch a slot that is written soon after the `n`th, while the lines before it are still on their way. For staged
-    /// frames alone: between frames that go one by one the receiver is close behind, and the lines would go to and fro.
+    /// Has the processor fetch a slot that is written soon after the `n`th, while the lines before it are still on their way.
+    /// For staged frames alone: between frames that go one by one the receiver is close behind, and the lines would go to
+    /// and fro.
     #[inline(always)]
     fn fetch_ahead(&self, n: u64) {
         let ahead = n.wrapping_add(AHEAD);

@@ -75,7 +75,7 @@ pub struct Sender<O, M> {
     seen: Cell<u64>,
     /// Posted buffers in hand, used in the order in which they came: the longer ago its lines were read, the sooner they are had.
     pub(super) free: RefCell<VecDeque<u32>>,
-    /// What follows from these four.
+    /// What follows from what is published, the next slot and the first one without credit.
     pub(super) usual: Usual,
     /// The first line of those that wait for a push.
     pub(super) held: Held,
