@@ -50,6 +50,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
     pub fn announce(&self, claim: &Claim, len: usize, beginning: &[u8], meta: Meta) -> Result<(), SendError> {
         self.ours(claim)?;
         let len = self.buffer_len(len)?;
+        self.alive()?;
         self.publish_staged()?;
         self.need_slots(1)?;
         let address = self.address(claim.index)?;
