@@ -215,11 +215,15 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     /// left alone.
     #[inline(always)]
     pub(super) fn release(&self, n: u64, count: u64) -> Result<(), LaneOver> {
-        if n != self.let_go.get() || n >= self.taken.get() {
+        let next = n.wrapping_add(count);
+        if n != self.let_go.get() {
             (0..count).for_each(|more| self.release_early(n.wrapping_add(more)));
             return Ok(());
         }
-        let next = n.wrapping_add(count);
+        // It was let go before, or is another lane's.
+        if next > self.taken.get() {
+            return Ok(());
+        }
         self.let_go.set(next);
         // Some were let go early, or credit is due: seldom.
         if next >= self.settle_at.get() { self.settle_slots() } else { Ok(()) }
@@ -247,7 +251,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
 
     #[cold]
     fn release_early(&self, n: u64) {
-        let held = (self.let_go.get()..self.taken.get()).contains(&n);
+        let held = n > self.let_go.get() && n < self.taken.get();
         if let Some(early) = self.early(n).filter(|early| held && !early.get()) {
             early.set(true);
             self.early_count.set(self.early_count.get() + 1);

@@ -336,8 +336,8 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     pub fn peek(&self) -> Result<Option<(u32, [u8; EARLY_BYTES])>, LaneOver> {
         self.alive()?;
         let Some(mut last) = self.next_word()? else { return Ok(None) };
-        if Line::is_rests(last) {
-            // The frames behind it were stored before it.
+        while Line::is_rests(last) {
+            // The frames behind it were stored before it. One behind another is refused.
             self.take_rests(self.taken.get(), last)?;
             let Some(behind) = self.next_word()? else { return Ok(None) };
             last = behind;

@@ -338,6 +338,32 @@ fn rests_that_belong_to_no_frame_are_found_out() {
 }
 
 #[test]
+fn two_lines_of_rests_are_found_out_by_a_peek_too() {
+    let lane = lane(SHAPE);
+    let rests = Line { body: [7; 7], last: 6 << 53 };
+    write(&lane, 0, &rests, 1);
+    write(&lane, 1, &rests, 1);
+    assert_eq!(lane.receiver.peek(), Err(LaneOver));
+    fails_for_ever(&lane, Nonsense::Rests);
+}
+
+#[test]
+fn a_frame_of_another_lane_lets_no_slot_go_that_was_not_taken() {
+    let (one, other) = (lane(SHAPE), lane(SHAPE));
+    other.sender.send(&[1; 100], Meta::default()).unwrap();
+    let two_slots = other.receiver.take().unwrap().unwrap().body;
+    one.sender.send(&[2; 60], Meta::default()).unwrap();
+    let body = one.receiver.take().unwrap().unwrap().body;
+    one.receiver.let_go(&two_slots).unwrap();
+    one.receiver.let_go(&body).unwrap();
+    for n in 0..9 {
+        one.sender.send(&[n; 60], Meta::default()).unwrap();
+        assert_eq!(frame(&one.receiver), Some(vec![n; 60]));
+    }
+    assert_eq!((frame(&one.receiver), one.sender.space()), (None, Ok(4)));
+}
+
+#[test]
 fn frames_that_share_a_line_for_their_rests() {
     let lane = with_buffers(Geometry { slots: 64, ..SHAPE });
     // Whatever is staged together: what is a little longer than a line, shorter, longer; few or more than one line of rests.
