@@ -204,7 +204,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         meta: Meta,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        let claim = self.claimed(lane, |sender| {
+        let claim = self.claimed_for(lane, request, |sender| {
             if sender.space()? < 2 {
                 return Err(SendError::Full);
             }

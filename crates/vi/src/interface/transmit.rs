@@ -222,6 +222,23 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         Ok(with(&lane.sender)?)
     }
 
+    /// The same with what may take slots: they are this frame's.
+    pub(crate) fn claimed_for<T>(
+        &self,
+        lane: LaneId,
+        request: RequestId,
+        with: impl FnOnce(&Sender<O, M>) -> Result<T, SendError>,
+    ) -> Result<T, TransmitError> {
+        let lane = self.send.get(lane.0 as usize).ok_or(TransmitError::NoSuchLane)?;
+        let first = lane.sender.next_slot_number();
+        let done = with(&lane.sender);
+        let slots = lane.sender.next_slot_number().wrapping_sub(first);
+        if slots > 0 {
+            lane.note(slots, request);
+        }
+        Ok(done?)
+    }
+
     /// Stages the event of a frame that lies in a claimed buffer; the claim comes back if it could not.
     pub(crate) fn publish(
         &self,

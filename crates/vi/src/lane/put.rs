@@ -196,7 +196,8 @@ impl<O: Window, M: Memory> Sender<O, M> {
         self.fetch_ahead(n);
         self.next.set(n.wrapping_add(1));
         let last = self.share(frame, filter);
-        self.stage_slot(body, last)
+        // The line's slot belongs to this frame: without it, it is nobody's.
+        self.stage_slot(body, last).inspect_err(|_| self.next.set(n))
     }
 
     /// Writes the next slot, which is not its lap's last one, behind others that wait for a push.
