@@ -33,6 +33,8 @@ mod event;
 mod geometry;
 #[cfg(all(test, loom))]
 mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod model_tests;
 mod order;
 mod put;
 mod receiver;
