@@ -116,6 +116,23 @@ fn frames_that_share_a_line() {
     });
 }
 
+/// A frame whose rest is in a line that is not the first of those that are pushed.
+fn rests_in_the_middle() {
+    loom::model(|| {
+        let (sender, receiver) = lane(4, 0, false);
+        let thread = thread::spawn(move || {
+            for (n, len) in [(1, 60), (2, 64)] {
+                sender.stage_one(&vec![n; len], Meta::default()).unwrap();
+            }
+            sender.push().unwrap();
+        });
+        for (n, len) in [(1, 60), (2, 64)] {
+            receive(&receiver, n, len);
+        }
+        thread.join().unwrap();
+    });
+}
+
 /// One buffer, two frames that need one: the second waits until the first is let go.
 fn frames_in_buffers() {
     loom::model(|| {
@@ -175,6 +192,12 @@ fn loom_frames_that_share_a_line() {
 }
 
 #[test]
+fn loom_rests_in_the_middle() {
+    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    rests_in_the_middle();
+}
+
+#[test]
 fn loom_frames_in_buffers() {
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     frames_in_buffers();
@@ -189,7 +212,7 @@ fn loom_sleep_and_wake() {
 #[test]
 fn loom_finds_each_order_that_is_weakened_alone() {
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let places: [(Site, fn()); 20] = [
+    let places: [(Site, fn()); 22] = [
         (Site::PublishEvent, short_frames),
         (Site::SeeEvent, short_frames),
         (Site::ReturnCredit, short_frames),
@@ -206,6 +229,8 @@ fn loom_finds_each_order_that_is_weakened_alone() {
         (Site::SeeEvent, frames_that_share_a_line),
         (Site::ReturnCredit, frames_that_share_a_line),
         (Site::SeeCredit, frames_that_share_a_line),
+        (Site::PublishEvent, rests_in_the_middle),
+        (Site::SeeEvent, rests_in_the_middle),
         (Site::PostBuffer, frames_in_buffers),
         (Site::SeeBuffer, frames_in_buffers),
         (Site::Arm, sleep_and_wake),
