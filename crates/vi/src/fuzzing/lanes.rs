@@ -21,7 +21,7 @@ type Received<'vi> = Packet<'vi, Domain, Watched, Arc<Heap>>;
 pub enum Action {
     /// A frame of so many bytes is sent at once.
     Send(u16),
-    /// One is staged.
+    /// One is staged: as a whole if the number's first bit is set, else in parts.
     Stage(u16),
     /// What is staged is pushed.
     Push,
@@ -242,6 +242,9 @@ impl<'vi> World<'vi> {
         let (meta, request) = (Meta::default(), RequestId(1));
         match action {
             Action::Send(len) => self.told(|vi| vi.transmit(TAMPERED, &frame(len), meta, request)),
+            Action::Stage(len) if len & 0x8000 != 0 => {
+                self.told(|vi| vi.transmit_init(TAMPERED, &frame(len), meta, request));
+            }
             Action::Stage(len) => {
                 let frame = frame(len);
                 let (one, other) = frame.split_at(frame.len() / 3);
