@@ -278,7 +278,8 @@ unsafe fn put<const N: usize>(line: *mut u64, word: impl Fn(usize) -> u64, last:
     unsafe { AtomicU64::from_ptr(to) }.store(last.to_le(), order.into());
 }
 
-/// The first byte of memory that may be stored to in any way, if it begins with a line. Devices are no such memory: they want words.
+/// The first byte of memory that may be stored to in any way, if it begins with a line. Devices are no such memory: they
+/// want words.
 fn first_line(mapping: &Mapping, bytes: usize) -> Option<NonNull<u64>> {
     let first = NonNull::new(mapping.range_for_stores(0, bytes).ok()?)?;
     (!mapping.is_device() && first.addr().get().is_multiple_of(BYTES)).then(|| first.cast())
@@ -288,6 +289,7 @@ fn first_line(mapping: &Mapping, bytes: usize) -> Option<NonNull<u64>> {
 mod tests {
     use super::*;
     use crate::{Access, Heap, Routine, SharedFile, WindowKind};
+    use std::os::fd::AsFd;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -337,6 +339,14 @@ mod tests {
         all_ways(mapping(4096));
         // Not a mapping: each access asks the window.
         all_ways(Arc::new(Heap::new(4096)));
+    }
+
+    #[test]
+    fn a_device_gets_words_by_its_window() {
+        let zero = std::fs::File::options().read(true).write(true).open("/dev/zero").unwrap();
+        let device = Arc::new(Mapping::device(zero.as_fd(), 0, 4096).unwrap());
+        assert!(Lines::new(Arc::clone(&device), 4).unwrap().line(0).is_none());
+        all_ways(device);
     }
 
     #[test]

@@ -97,8 +97,9 @@ pub trait Window: Send + Sync {
         None
     }
 
-    /// The window as the mapping that it is, if it is one, the same for as long as the window lives: then [`transfer`](crate::transfer) copies from it and to it
-    /// without a stop in private memory. Whoever holds it asks by himself whether the window [leads anywhere](Self::is_open).
+    /// The window as the mapping that it is, if it is one, the same for as long as the window lives: then
+    /// [`transfer`](crate::transfer) copies from it and to it without a stop in private memory. Whoever holds it asks by
+    /// himself whether the window [leads anywhere](Self::is_open).
     fn as_mapping(&self) -> Option<&Mapping> {
         None
     }
