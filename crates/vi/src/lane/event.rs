@@ -5,7 +5,7 @@
 //!   a short frame             its last 4 bytes    tag      kind 1: the frame is in the line
 //!   a frame's beginning       4 bytes more        tag      kind 4: its rest is in the next slot
 //!   a frame's beginning       4 bytes more        tag      kind 5: its rest, 1 to 4 bytes, came in a line of rests
-//!   14 rests, 4 bytes each    one more            tag      kind 6: a line of rests: of the frame in the 1st slot behind it, in the 2nd, ..
+//!   14 rests, 4 bytes each    one more            tag      kind 6: rests, of the frame in the 1st slot behind it, in the 2nd, ..
 //!   address, time, hash       length and flags    tag      kind 2: the frame, or a part of it, is in a buffer
 //!   address, time, beginning  length              tag      kind 3: a frame whose payload is still on its way
 //!
@@ -18,7 +18,7 @@
 //! **A frame a little longer than a line.** What of it does not fit its first line is its *rest*. A frame that goes alone
 //! (kind 4) has its rest in the slot behind it, which is stored first: up to 4 bytes of it in that slot's last word,
 //! more from its first byte on. Frames that are staged one after another (kind 5) share one line for their rests, which
-//! stands before the first of them and is published last: 15 frames of 64 bytes are 16 lines, not 30. The place of a rest in
+//! stands before the first of them and is stored last: 15 frames of 64 bytes are 16 lines, not 30. The place of a rest in
 //! that line is how far behind it the frame's slot is. The bits of the length say how long the rest is.
 
 use super::{Address, Geometry, Nonsense};

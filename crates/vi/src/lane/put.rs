@@ -1,9 +1,9 @@
 //! How frames get into slots: the usual one in one straight piece, then all others.
 //!
-//! A push stores one line, the first that was staged. It alone is *held* back: a receiver looks at the next slot and at none
+//! The first line that was staged is *held* back, and a push stores it: a receiver looks at the next slot and at none
 //! behind it, so those that follow are written to their slots at once, tags and all. Only of the first one nothing may
 //! be written, since a line that is written in two steps while it is looked at travels twice. A line of rests (see
-//! [`event`](super::event)) is kept back as well, until nothing comes to it any more.
+//! [`event`](super::event)) is kept back as well, until nothing comes to it any more; a push stores it before the first line.
 
 use super::event::{
     BODY_BYTES, LINE_FRAME, Line, MOST_RESTS, RESTS_WORD, STAMP, TAIL_BYTES, body_words, one_line_word,
