@@ -328,7 +328,7 @@ impl<'scope, O: Window + 'scope, M: Memory + 'scope> Ends<O, M> {
                 chunk_rate(frames, |n| {
                     let frame: &Vec<u8> = black_box(&frame);
                     here.hand_over(by, frame, &mut done)?;
-                    if n % 32 == 0 { here.push(&mut done) } else { Ok(()) }
+                    if n % BATCH == 0 { here.push(&mut done) } else { Ok(()) }
                 })
             },
             move || {
