@@ -171,6 +171,28 @@ impl Mapping {
         self.range.address()
     }
 
+    /// `len` bytes at `at` themselves, without a copy: for memory whose other owners one trusts. Everything else in this crate
+    /// copies, since a peer may write at any time.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`]: outside the mapping, or a device.
+    ///
+    /// # Safety
+    /// Nobody writes these bytes for as long as the slice lives: not this process, and not a peer that has the memory too. What
+    /// a peer sent is so from when it was seen until it was given back, if the peer keeps its protocol.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where shared memory is a reference: the caller vouches for the peer"
+    )]
+    pub unsafe fn as_slice(&self, at: usize, len: usize) -> Result<&[u8], OutOfBounds> {
+        if self.is_device() {
+            return Err(OutOfBounds);
+        }
+        let first = self.range(at, len)?;
+        // SAFETY: `len` bytes that are mapped as long as `self` lives (checked by `range`); nobody writes them, by the caller's word.
+        Ok(unsafe { std::slice::from_raw_parts(first, len) })
+    }
+
     /// Copies from the mapping at `at` into `out`.
     ///
     /// # Errors
@@ -388,6 +410,21 @@ mod tests {
                 assert_eq!(back, &data[..len]);
             }
         }
+    }
+
+    #[test]
+    fn bytes_of_a_peer_that_is_trusted_are_had_without_a_copy() {
+        let (file, mapping) = mapping(4096);
+        mapping.write(4090, b"packet").unwrap();
+        // SAFETY: nobody writes while the slice lives: this test alone has the memory.
+        assert_eq!(unsafe { mapping.as_slice(4090, 6) }, Ok(b"packet".as_slice()));
+        for (at, len) in [(4090, 7), (usize::MAX, 1), (4097, 0)] {
+            // SAFETY: nothing is had.
+            assert_eq!(unsafe { mapping.as_slice(at, len) }, Err(OutOfBounds), "{at} {len}");
+        }
+        let loads = Mapping::new(&file, 4088, 8, Access::Read).unwrap();
+        // SAFETY: as above.
+        assert_eq!(unsafe { loads.as_slice(2, 3) }, Ok(b"pac".as_slice()));
     }
 
     #[test]

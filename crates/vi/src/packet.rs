@@ -120,6 +120,15 @@ impl<'vi, D, O: Window, M: Memory> Packet<'vi, D, O, M> {
         self.read(at, &mut bytes).ok().map(|()| u32::from_be_bytes(bytes))
     }
 
+    /// The memory that it lies in and where, if that is one piece of a mapping: for [`Mapping::as_slice`], which has the bytes of a
+    /// peer that one trusts without a copy. None of a short frame of more than [a line](crate::lane::Geometry::line_most); with times, of
+    /// more than 48 bytes.
+    #[must_use]
+    pub fn in_one_piece(&self) -> Option<(&Mapping, usize)> {
+        let (memory, at) = self.lane.receiver().piece(&self.body)?;
+        Some((memory.as_mapping()?, at))
+    }
+
     /// The memory that it lies in and where, if it is in a buffer.
     pub(crate) fn place(&self) -> Option<(&M, usize)> {
         self.body.buffer().map(|index| self.lane.receiver().place(index))

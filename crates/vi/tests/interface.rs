@@ -79,6 +79,25 @@ fn frames_arrive_with_what_belongs_to_them() {
 }
 
 #[test]
+fn a_packet_in_one_piece_says_where_it_lies() {
+    let (from, to, lane, _memory) = joined();
+    for len in [1_u8, 48, 60, 61, 120, 121, 200] {
+        let frame: Vec<u8> = (0..len).collect();
+        from.transmit(lane, &frame, Meta::default(), RequestId(0)).unwrap();
+        let mut events = events();
+        assert!(to.poll(&mut events) > 0);
+        let Event::Received(packet) = &events[0] else { panic!("{events:?}") };
+        let Some((mapping, at)) = packet.in_one_piece() else {
+            assert!((61..=120).contains(&len), "{len}");
+            continue;
+        };
+        let mut seen = vec![0; frame.len()];
+        mapping.read(at, &mut seen).unwrap();
+        assert_eq!((seen, len <= 60 || len > 120), (frame, true));
+    }
+}
+
+#[test]
 fn completions_are_told_once_and_unbundled_in_order() {
     let (from, to, out, _lane) = joined();
     for n in 0..3 {

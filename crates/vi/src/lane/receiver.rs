@@ -392,6 +392,16 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         (self.slots.window(), self.geometry.buffer_at(index))
     }
 
+    /// The receive area, and where in it a frame lies, if it lies there in one piece.
+    pub(crate) fn piece(&self, body: &Body) -> Option<(&M, usize)> {
+        let at = match body.buffer() {
+            Some(index) => self.geometry.buffer_at(index),
+            None if body.len() <= short::piece(self.geometry.stamps) => self.geometry.slot_at(body.lies().n),
+            None => return None,
+        };
+        Some((self.slots.window(), at))
+    }
+
     /// Before sleep: arms the lane, then looks once more. True: nothing came, and whatever comes from now on wakes.
     ///
     /// # Errors

@@ -11,6 +11,11 @@ use super::event::{BODY_BYTES, LINE_FRAME, TAIL_BYTES, split};
 use crate::bits::low32;
 use shm::{Lines, Memory, WindowError};
 
+/// The longest short frame that lies in one piece: the time stands between the first bytes of a line and those in its last word.
+pub(crate) fn piece(stamps: bool) -> usize {
+    if stamps { split(stamps) } else { LINE_FRAME }
+}
+
 /// Where the bytes of a received short frame are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lies {
