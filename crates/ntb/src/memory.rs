@@ -249,14 +249,6 @@ macro_rules! memory_of {
                 $inner?.store_line(at, body, last, order)
             }
 
-            #[inline]
-            fn will_store(&self, at: usize) {
-                let $me = self;
-                if let Ok(memory) = $inner {
-                    memory.will_store(at);
-                }
-            }
-
             fn flush(&self) -> Result<(), WindowError> {
                 let $me = self;
                 $inner?.flush()

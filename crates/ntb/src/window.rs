@@ -219,13 +219,6 @@ impl Window for Outbound {
         }
     }
 
-    #[inline]
-    fn will_store(&self, at: usize) {
-        if let Way::Mapped(memory) = &self.way {
-            memory.will_store(at);
-        }
-    }
-
     /// Messages keep their order, so a messaged window has nothing to do.
     fn flush(&self) -> Result<(), WindowError> {
         self.check(0, 0)?;

@@ -72,6 +72,16 @@ impl<W: Window> Lines<W> {
         Some(unsafe { self.first.byte_add(self.at(n)) })
     }
 
+    /// Stores the last `N` words before the last one of the `n`th line, and that one, if it may be done without a question and
+    /// the window leads anywhere; whether it was.
+    #[inline(always)]
+    fn put<const N: usize>(&self, n: u64, word: impl Fn(usize) -> u64, last: u64, order: StoreOrder) -> bool {
+        let Some(line) = self.line(n).filter(|_| self.window.is_open()) else { return false };
+        // SAFETY: a valid line (see `line`).
+        unsafe { put::<N>(line, word, last, order) };
+        true
+    }
+
     /// [`Window::store_line`] to the `n`th line.
     ///
     /// # Errors
@@ -84,11 +94,8 @@ impl<W: Window> Lines<W> {
         last: u64,
         order: StoreOrder,
     ) -> Result<(), WindowError> {
-        if let Some(line) = self.line(n)
-            && self.window.is_open()
-        {
-            // SAFETY: a valid line (see `line`).
-            unsafe { put::<LINE_WORDS>(line, |n| body.get(n).map_or(0, |word| word.to_le()), last, order) };
+        let word = |n: usize| body.get(n).map_or(0, |word| word.to_le());
+        if self.put::<LINE_WORDS>(n, word, last, order) {
             return Ok(());
         }
         self.store_by_window(n, *body, last, order)
@@ -108,11 +115,7 @@ impl<W: Window> Lines<W> {
     ) -> Result<(), WindowError> {
         let (words, _) = body.as_chunks();
         let word = |n: usize| words.get(n).copied().unwrap_or_default();
-        if let Some(line) = self.line(n)
-            && self.window.is_open()
-        {
-            // SAFETY: a valid line (see `line`).
-            unsafe { put::<LINE_WORDS>(line, |n| u64::from_ne_bytes(word(n)), last, order) };
+        if self.put::<LINE_WORDS>(n, |n| u64::from_ne_bytes(word(n)), last, order) {
             return Ok(());
         }
         self.store_by_window(n, std::array::from_fn(|n| u64::from_le_bytes(word(n))), last, order)
@@ -173,17 +176,17 @@ impl<W: Window> Lines<W> {
     /// [`WindowError`]; nothing was stored.
     #[inline(always)]
     pub fn store_last(&self, n: u64, last: u64, order: StoreOrder) -> Result<(), WindowError> {
-        if let Some(line) = self.line(n)
-            && self.window.is_open()
-        {
-            // SAFETY: a valid line (see `line`).
-            unsafe { put::<0>(line, |_| 0, last, order) };
+        if self.put::<0>(n, |_| 0, last, order) {
             return Ok(());
         }
         self.window.store_u64(self.at(n).wrapping_add(BODY), last, order)
     }
 
-    /// [`Window::will_store`] of the `n`th line.
+    /// Says that a store to the `n`th line follows soon: the processor fetches it, with leave to write it, while the program does
+    /// something else. Nothing changes; a window that is not memory of this machine does nothing.
+    ///
+    /// It pays shortly before the store. A line that a peer polls comes back to it with the peer's next look, and then has
+    /// travelled twice for nothing.
     #[inline(always)]
     pub fn will_store(&self, n: u64) {
         if let Some(line) = self.line(n) {

@@ -305,11 +305,6 @@ impl Window for Mapping {
     }
 
     #[inline]
-    fn will_store(&self, at: usize) {
-        self.range.will_store(at);
-    }
-
-    #[inline]
     fn flush(&self) -> Result<(), WindowError> {
         crate::fence::store_fence();
         Ok(())

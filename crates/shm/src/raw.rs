@@ -125,14 +125,6 @@ impl Raw {
         Ok(body)
     }
 
-    /// Fetches the line at `at` to write it.
-    #[inline]
-    pub(crate) fn will_store(&self, at: usize) {
-        if let Ok(line) = self.range(at, 1) {
-            fetch_to_store(line);
-        }
-    }
-
     /// Fetches the lines of a range to read them.
     #[inline]
     pub(crate) fn will_load(&self, at: usize, bytes: usize) {

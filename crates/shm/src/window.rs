@@ -155,14 +155,6 @@ pub trait Window: Send + Sync {
         self.store_u64(at.saturating_add(8 * LINE_WORDS), last, order)
     }
 
-    /// Says that a store to `at` follows soon: a mapped window has the processor fetch the line, with leave to write it, while
-    /// the program does something else. Nothing changes, and what is out of bounds is ignored.
-    ///
-    /// It pays shortly before the store. A line that a peer polls comes back to it with the peer's next look, and then has
-    /// travelled twice for nothing.
-    #[inline]
-    fn will_store(&self, _at: usize) {}
-
     /// Write fence: all that was stored before, streamed and write-combined copies too, reaches the peer before all
     /// that is stored after. Never waits for the peer.
     ///
@@ -287,11 +279,6 @@ macro_rules! through {
                 order: StoreOrder,
             ) -> Result<(), WindowError> {
                 (**self).store_line(at, body, last, order)
-            }
-
-            #[inline]
-            fn will_store(&self, at: usize) {
-                (**self).will_store(at);
             }
 
             #[inline]

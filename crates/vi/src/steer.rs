@@ -2,7 +2,7 @@
 
 use crate::filter::{FlowCache, Table, Verdict};
 use crate::interface::{LaneId, TransmitError, Vi};
-use crate::lane::{FilterId, Meta, SendError};
+use crate::lane::{Meta, SendError};
 use crate::packet::RequestId;
 use shm::{Memory, Window};
 
@@ -16,6 +16,9 @@ pub struct Steered {
     /// Interfaces that had no room: they have lost it, and the statistics say so.
     pub full: u32,
 }
+
+/// How an interface hands a frame to one lane: [`Vi::transmit`] or [`Vi::transmit_init`].
+type Way<V> = fn(&V, LaneId, &[u8], Meta, RequestId) -> Result<(), TransmitError>;
 
 impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// Sends a frame to every interface whose filter takes it: `table` is the one that the receiver has published,
@@ -36,12 +39,9 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
         let Some((lane, filter)) = cache.only(table, frame) else {
-            return self.transmit_to_all(table, cache, frame, stamp, request);
+            return self.to_all(table, cache, frame, stamp, request, Self::transmit);
         };
-        match self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
-            Ok(()) => Ok(Steered { verdict: cache.verdict(), sent: 1, full: 0 }),
-            Err(error) => not_sent(cache.verdict(), error),
-        }
+        to_one(cache.verdict(), self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request))
     }
 
     /// Stages a frame for every interface whose filter takes it, as [`transmit_steered`](Self::transmit_steered) sends it.
@@ -59,58 +59,47 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
         let Some((lane, filter)) = cache.only(table, frame) else {
-            return self.transmit_init_to_all(table, cache, frame, stamp, request);
+            return self.to_all(table, cache, frame, stamp, request, Self::transmit_init);
         };
-        match self.transmit_init(lane, frame, Meta { filter, stamp, hash: 0 }, request) {
-            Ok(()) => Ok(Steered { verdict: cache.verdict(), sent: 1, full: 0 }),
-            Err(error) => not_sent(cache.verdict(), error),
-        }
+        to_one(cache.verdict(), self.transmit_init(lane, frame, Meta { filter, stamp, hash: 0 }, request))
     }
 
+    /// Has `send` carry a frame to whom it concerns. The usual frame has one recipient, who is known already, and does not come
+    /// here.
     #[inline(never)]
-    fn transmit_to_all(
+    fn to_all(
         &self,
         table: &Table<LaneId>,
         cache: &mut FlowCache<LaneId>,
         frame: &[u8],
         stamp: u64,
         request: RequestId,
+        send: Way<Self>,
     ) -> Result<Steered, TransmitError> {
-        to_all(table, cache, frame, &mut |lane, filter| {
-            self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request)
-        })
-    }
-
-    #[inline(never)]
-    fn transmit_init_to_all(
-        &self,
-        table: &Table<LaneId>,
-        cache: &mut FlowCache<LaneId>,
-        frame: &[u8],
-        stamp: u64,
-        request: RequestId,
-    ) -> Result<Steered, TransmitError> {
-        to_all(table, cache, frame, &mut |lane, filter| {
-            self.transmit_init(lane, frame, Meta { filter, stamp, hash: 0 }, request)
-        })
+        let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
+        let mut failed = None;
+        steered.verdict = cache.steer_any(table, frame, &mut |lane, filter| match send(
+            self,
+            lane,
+            frame,
+            Meta { filter, stamp, hash: 0 },
+            request,
+        ) {
+            Ok(()) => steered.sent += 1,
+            Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
+            Err(error) => failed = failed.or(Some(error)),
+        });
+        failed.map_or(Ok(steered), Err)
     }
 }
 
-/// Has `send` carry a frame to whom it concerns. The usual frame has one recipient, who is known already, and does not come here.
-fn to_all(
-    table: &Table<LaneId>,
-    cache: &mut FlowCache<LaneId>,
-    frame: &[u8],
-    send: &mut dyn FnMut(LaneId, FilterId) -> Result<(), TransmitError>,
-) -> Result<Steered, TransmitError> {
-    let mut steered = Steered { verdict: Verdict::Kernel, sent: 0, full: 0 };
-    let mut failed = None;
-    steered.verdict = cache.steer_any(table, frame, &mut |lane, filter| match send(lane, filter) {
-        Ok(()) => steered.sent += 1,
-        Err(TransmitError::Lane(SendError::Full)) => steered.full += 1,
-        Err(error) => failed = failed.or(Some(error)),
-    });
-    failed.map_or(Ok(steered), Err)
+/// What became of a frame that had one recipient.
+#[inline(always)]
+fn to_one(verdict: Verdict, sent: Result<(), TransmitError>) -> Result<Steered, TransmitError> {
+    match sent {
+        Ok(()) => Ok(Steered { verdict, sent: 1, full: 0 }),
+        Err(error) => not_sent(verdict, error),
+    }
 }
 
 /// What became of a frame whose one recipient did not get it.

@@ -48,9 +48,8 @@ pub struct Vi<D, O: Window = Mapping, M: Memory = Mapping> {
     /// Whether there may be an event that no lane tells of.
     others: Cell<bool>,
     bell: Option<Bell>,
+    /// Those of `sent_frames` are the ones sent before the counting began.
     counters: Counters,
-    /// Frames that were sent before the counting began.
-    sent_before: Cell<u64>,
     marker: PhantomData<fn() -> D>,
 }
 
@@ -70,7 +69,6 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             others: Cell::new(false),
             bell: None,
             counters: Counters::default(),
-            sent_before: Cell::new(0),
             marker: PhantomData,
         }
     }
@@ -95,10 +93,9 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
 
     /// Sends on one more lane. `bell` wakes its receiver.
     pub fn attach_sender(&mut self, sender: Sender<O, M>, bell: Option<Bell>) -> LaneId {
-        let slots = sender.geometry().slots;
-        let (requests, mask) = (requests(slots), u64::from(slots - 1));
+        let requests = requests(sender.geometry().slots);
         let id = lane_id(self.send.len());
-        self.send.push(SendLane { sender, bell, requests, mask, told: Cell::new(false) });
+        self.send.push(SendLane { sender, bell, requests, told: Cell::new(false) });
         id
     }
 
@@ -108,8 +105,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// The new one, when there is no such place.
     pub fn replace_sender(&mut self, lane: LaneId, sender: Sender<O, M>) -> Result<(), Box<Sender<O, M>>> {
         let Some(place) = self.send.get_mut(lane.0 as usize) else { return Err(Box::new(sender)) };
-        let slots = sender.geometry().slots;
-        (place.requests, place.mask) = (requests(slots), u64::from(slots - 1));
+        place.requests = requests(sender.geometry().slots);
         place.told.set(false);
         place.sender = sender;
         Ok(())
@@ -123,14 +119,15 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// What was counted.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        let sent_frames = self.completed.ever().wrapping_sub(self.sent_before.get());
-        Statistics { sent_frames, ..self.counters.get() }
+        // A frame that is sent is a completion: there is no need to count it twice.
+        let counted = self.counters.get();
+        Statistics { sent_frames: self.completed.ever().wrapping_sub(counted.sent_frames), ..counted }
     }
 
     /// Begins to count anew.
     pub fn reset_statistics(&self) {
         self.counters.reset();
-        self.sent_before.set(self.completed.ever());
+        self.counters.sent_frames.set(self.completed.ever());
     }
 }
 

@@ -16,8 +16,6 @@ pub(super) struct SendLane<O, M> {
     pub(super) bell: Option<Bell>,
     /// Whose frame a slot was last used for.
     pub(super) requests: Vec<Cell<RequestId>>,
-    /// Which bits of a slot's number say where it stands there.
-    pub(super) mask: u64,
     pub(super) told: Cell<bool>,
 }
 
@@ -33,9 +31,15 @@ impl<O: Window, M: Memory> SendLane<O, M> {
         }
     }
 
+    /// Where the `n`th slot stands among the numbers.
+    #[inline(always)]
+    fn place(&self, n: u64) -> usize {
+        place(n & u64::from(self.sender.geometry().slots.wrapping_sub(1)))
+    }
+
     #[inline(always)]
     fn note_one(&self, n: u64, request: RequestId) {
-        if let Some(place) = self.requests.get(place(n & self.mask)) {
+        if let Some(place) = self.requests.get(self.place(n)) {
             place.set(request);
         }
     }
@@ -203,7 +207,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         let mut before = None;
         // Nothing is borrowed while the application's code runs: it may send again.
         for n in untaken {
-            let request = lane.requests.get(place(n & lane.mask)).map(Cell::get);
+            let request = lane.requests.get(lane.place(n)).map(Cell::get);
             if request != before {
                 request.into_iter().for_each(&mut each);
                 before = request;

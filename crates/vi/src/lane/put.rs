@@ -273,7 +273,6 @@ impl<O: Window, M: Memory> Sender<O, M> {
     /// Keeps a line back, the next one: others may be staged behind it.
     fn hold(&self, body: [u64; LINE_WORDS], last: u64) {
         self.held.set(body, last);
-        self.usual.send.set(0);
         self.next_slot();
     }
 

@@ -77,7 +77,7 @@ pub struct Sender<O, M> {
     pub(super) free: RefCell<VecDeque<u32>>,
     /// What follows from what is published, the next slot and the first one without credit.
     pub(super) usual: Usual,
-    /// The first line of those that wait for a push.
+    /// What is not in its slot yet of those that wait for a push.
     pub(super) held: Held,
     /// Payloads from this length on are streamed past the caches.
     stream_from: Cell<usize>,
