@@ -3,8 +3,7 @@
 use crate::addresses::AddressSpace;
 use crate::{BarIndex, DeviceAddress, FunctionError};
 use shm::{
-    Access, LINE_WORDS, LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window, WindowError,
-    WindowKind,
+    Access, LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window, WindowError, WindowKind,
 };
 use std::fmt;
 use std::io;
@@ -237,18 +236,6 @@ macro_rules! memory_of {
                 $inner?.store_u64(at, value, order)
             }
 
-            #[inline(always)]
-            fn store_line(
-                &self,
-                at: usize,
-                body: &[u64; LINE_WORDS],
-                last: u64,
-                order: StoreOrder,
-            ) -> Result<(), WindowError> {
-                let $me = self;
-                $inner?.store_line(at, body, last, order)
-            }
-
             fn flush(&self) -> Result<(), WindowError> {
                 let $me = self;
                 $inner?.flush()
@@ -271,12 +258,6 @@ macro_rules! memory_of {
             fn read_by(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
                 let $me = self;
                 $inner?.read_by(routine, at, out)
-            }
-
-            #[inline(always)]
-            fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
-                let $me = self;
-                $inner?.read_line(at)
             }
 
             #[inline]

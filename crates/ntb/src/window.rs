@@ -2,7 +2,7 @@
 
 use crate::memory::memory_of;
 use crate::{BarIndex, DeviceAddress, DmaMemory, FunctionError, Mapped, PciFunction};
-use shm::{LINE_WORDS, LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
+use shm::{LoadOrder, Memory, Routine, StoreOrder, Window, WindowError, WindowKind};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -127,12 +127,6 @@ impl Outbound {
         }
     }
 
-    #[cold]
-    fn line(&self, at: usize, body: [u64; LINE_WORDS], last: u64) -> Result<(), WindowError> {
-        self.write(at, body.map(u64::to_le_bytes).as_flattened())?;
-        self.word(at.saturating_add(8 * LINE_WORDS), last.to_le_bytes())
-    }
-
     fn word<const N: usize>(&self, at: usize, word: [u8; N]) -> Result<(), WindowError> {
         if !at.is_multiple_of(N) {
             return Err(WindowError::Misaligned);
@@ -201,21 +195,6 @@ impl Window for Outbound {
         match &self.way {
             Way::Mapped(memory) if self.is_current() => memory.store_u64(at, value, order),
             _ => self.word(at, value.to_le_bytes()),
-        }
-    }
-
-    /// Inlined where it is asked for, so that the words stay in registers.
-    #[inline(always)]
-    fn store_line(
-        &self,
-        at: usize,
-        body: &[u64; LINE_WORDS],
-        last: u64,
-        order: StoreOrder,
-    ) -> Result<(), WindowError> {
-        match &self.way {
-            Way::Mapped(memory) if self.is_current() => memory.store_line(at, body, last, order),
-            _ => self.line(at, *body, last),
         }
     }
 

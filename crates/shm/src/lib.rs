@@ -57,12 +57,12 @@ pub use fence::full_fence;
 pub use file::{SharedFile, Unfit};
 pub use heap::Heap;
 pub use inherit::{NotInherited, take_inherited};
-pub use lines::Lines;
+pub use lines::{LINE_WORDS, Lines};
 pub use mapping::{Access, MapError, Mapping, OutOfBounds};
 pub use plain::Plain;
 pub use time::{KernelClock, kernel_clock, ticks, ticks_are_invariant};
 pub use transfer::{fill, transfer};
-pub use window::{LINE_WORDS, LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
+pub use window::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
 
 #[cfg(all(test, not(loom)))]
 mod window_tests;

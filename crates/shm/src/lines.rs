@@ -3,12 +3,14 @@
 use crate::counted;
 use crate::mapping::Mapping;
 use crate::raw::fetch_to_store;
-use crate::window::{LINE_WORDS, LoadOrder, Memory, StoreOrder, Window, WindowError};
+use crate::window::{LoadOrder, Memory, StoreOrder, Window, WindowError};
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use std::arch::x86_64::__m128i;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
 
+/// Words of a line of 64 bytes before its last one.
+pub const LINE_WORDS: usize = 7;
 /// Bytes of a line.
 const BYTES: usize = BODY + 8;
 /// Bytes of its words but the last.
@@ -82,7 +84,7 @@ impl<W: Window> Lines<W> {
         true
     }
 
-    /// [`Window::store_line`] to the `n`th line.
+    /// Stores the `n`th line: seven words, not ordered by themselves, then the eighth, ordered as asked.
     ///
     /// # Errors
     /// [`WindowError`]; the last word was not stored.
@@ -167,7 +169,8 @@ impl<W: Window> Lines<W> {
         last: u64,
         order: StoreOrder,
     ) -> Result<(), WindowError> {
-        self.window.store_line(self.at(n), &body, last, order)
+        self.window.write(self.at(n), body.map(u64::to_le_bytes).as_flattened())?;
+        self.window.store_u64(self.at(n).wrapping_add(BODY), last, order)
     }
 
     /// Stores the last word of the `n`th line alone.
@@ -211,13 +214,13 @@ impl<W: Memory> Lines<W> {
         Ok(u64::from_le(unsafe { AtomicU64::from_ptr(from) }.load(order.into())))
     }
 
-    /// [`Memory::read_line`] of the `n`th line.
+    /// The seven words of the `n`th line that stand before its last one.
     ///
     /// # Errors
     /// [`WindowError`].
     #[inline(always)]
     pub fn body(&self, n: u64) -> Result<[u64; LINE_WORDS], WindowError> {
-        let Some(line) = self.line(n) else { return self.window.read_line(self.at(n)) };
+        let Some(line) = self.line(n) else { return self.body_by_window(n) };
         let mut body = [0; LINE_WORDS];
         counted::loaded(size_of_val(&body));
         for (index, word) in body.iter_mut().enumerate() {
@@ -227,6 +230,13 @@ impl<W: Memory> Lines<W> {
             *word = u64::from_le(unsafe { from.read_volatile() });
         }
         Ok(body)
+    }
+
+    #[cold]
+    fn body_by_window(&self, n: u64) -> Result<[u64; LINE_WORDS], WindowError> {
+        let mut bytes = [[0; 8]; LINE_WORDS];
+        self.window.read(self.at(n), bytes.as_flattened_mut())?;
+        Ok(bytes.map(u64::from_le_bytes))
     }
 
     /// Copies the bytes of the `n`th line that stand before its last word, 16 at a time where the processor has such registers.

@@ -3,7 +3,7 @@
 use crate::Routine;
 use crate::SharedFile;
 use crate::raw::Raw;
-use crate::window::{LINE_WORDS, LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
+use crate::window::{LoadOrder, Memory, StoreOrder, Window, WindowError, WindowKind};
 use rustix::fs::{FileType, fstat, fstatfs};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::c_void;
@@ -293,17 +293,6 @@ impl Window for Mapping {
         self.writable()?.store_u64(at, value, order)
     }
 
-    #[inline(always)]
-    fn store_line(
-        &self,
-        at: usize,
-        body: &[u64; LINE_WORDS],
-        last: u64,
-        order: StoreOrder,
-    ) -> Result<(), WindowError> {
-        self.writable()?.store_line(at, body, last, order)
-    }
-
     #[inline]
     fn flush(&self) -> Result<(), WindowError> {
         crate::fence::store_fence();
@@ -330,11 +319,6 @@ impl Memory for Mapping {
     #[inline]
     fn read_by(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
         self.range.read(self.fit(routine), at, out)
-    }
-
-    #[inline(always)]
-    fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
-        self.range.read_line(at)
     }
 
     #[inline]

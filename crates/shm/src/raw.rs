@@ -5,8 +5,7 @@
 //! stores into and out of private memory, control words by short-lived atomics, always of the same width.
 
 use crate::copy::{Routine, copy_in, copy_out};
-use crate::counted;
-use crate::window::{LINE_WORDS, LoadOrder, StoreOrder, WindowError};
+use crate::window::{LoadOrder, StoreOrder, WindowError};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -85,44 +84,6 @@ impl Raw {
         let word = unsafe { AtomicU64::from_ptr(word) };
         word.store(value.to_le(), order.into());
         Ok(())
-    }
-
-    #[inline(always)]
-    pub(crate) fn store_line(
-        &self,
-        at: usize,
-        body: &[u64; LINE_WORDS],
-        last: u64,
-        order: StoreOrder,
-    ) -> Result<(), WindowError> {
-        let line = self.word::<[u64; LINE_WORDS + 1]>(at)?.cast::<u64>();
-        counted::stored(size_of_val(body));
-        for (index, word) in body.iter().enumerate() {
-            // SAFETY: one of the eight words of the line, which is valid (checked by `word`).
-            let to = unsafe { line.add(index) };
-            // SAFETY: the same, and aligned.
-            unsafe { to.write_volatile(word.to_le()) };
-        }
-        // SAFETY: the eighth.
-        let to = unsafe { line.add(LINE_WORDS) };
-        // SAFETY: valid and aligned; the reference lives for this one store.
-        let word = unsafe { AtomicU64::from_ptr(to) };
-        word.store(last.to_le(), order.into());
-        Ok(())
-    }
-
-    #[inline(always)]
-    pub(crate) fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
-        let line = self.word::<[u64; LINE_WORDS]>(at)?.cast::<u64>();
-        let mut body = [0; LINE_WORDS];
-        counted::loaded(size_of_val(&body));
-        for (index, word) in body.iter_mut().enumerate() {
-            // SAFETY: one of the seven words, which are valid (checked by `word`).
-            let from = unsafe { line.add(index) };
-            // SAFETY: the same, and aligned.
-            *word = u64::from_le(unsafe { from.read_volatile() });
-        }
-        Ok(body)
     }
 
     /// Fetches the lines of a range to read them.

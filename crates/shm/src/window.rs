@@ -14,9 +14,6 @@ use crate::{Mapping, Routine};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Words of a line of 64 bytes before its last one.
-pub const LINE_WORDS: usize = 7;
-
 /// How the stores of a window travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowKind {
@@ -137,24 +134,6 @@ pub trait Window: Send + Sync {
     /// [`WindowError`]; nothing was stored.
     fn store_u64(&self, at: usize, value: u64, order: StoreOrder) -> Result<(), WindowError>;
 
-    /// Stores a line of 64 bytes at `at`: seven words, not ordered by themselves, then the eighth, ordered as asked. It is
-    /// what [`write`](Self::write) and [`store_u64`](Self::store_u64) do one after the other; a mapped window looks once
-    /// whether they may, and has the words where the caller has them: in registers.
-    ///
-    /// # Errors
-    /// [`WindowError`]; the eighth word was not stored.
-    #[inline]
-    fn store_line(
-        &self,
-        at: usize,
-        body: &[u64; LINE_WORDS],
-        last: u64,
-        order: StoreOrder,
-    ) -> Result<(), WindowError> {
-        self.write(at, body.map(u64::to_le_bytes).as_flattened())?;
-        self.store_u64(at.saturating_add(8 * LINE_WORDS), last, order)
-    }
-
     /// Write fence: all that was stored before, streamed and write-combined copies too, reaches the peer before all
     /// that is stored after. Never waits for the peer.
     ///
@@ -188,18 +167,6 @@ pub trait Memory: Window {
     /// [`WindowError`], and `out` is unchanged.
     fn read_by(&self, _routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
         self.read(at, out)
-    }
-
-    /// The seven words of a line at `at` that stand before its last one, as [`store_line`](Window::store_line) stores them:
-    /// [`read`](Self::read) into registers.
-    ///
-    /// # Errors
-    /// [`WindowError`].
-    #[inline]
-    fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
-        let mut bytes = [[0; 8]; LINE_WORDS];
-        self.read(at, bytes.as_flattened_mut())?;
-        Ok(bytes.map(u64::from_le_bytes))
     }
 
     /// Says that loads of `bytes` bytes from `at` on follow soon: a mapped window has the processor fetch the lines while the
@@ -270,17 +237,6 @@ macro_rules! through {
                 (**self).store_u64(at, value, order)
             }
 
-            #[inline(always)]
-            fn store_line(
-                &self,
-                at: usize,
-                body: &[u64; LINE_WORDS],
-                last: u64,
-                order: StoreOrder,
-            ) -> Result<(), WindowError> {
-                (**self).store_line(at, body, last, order)
-            }
-
             #[inline]
             fn flush(&self) -> Result<(), WindowError> {
                 (**self).flush()
@@ -301,11 +257,6 @@ macro_rules! through {
             #[inline]
             fn read_by(&self, routine: Routine, at: usize, out: &mut [u8]) -> Result<(), WindowError> {
                 (**self).read_by(routine, at, out)
-            }
-
-            #[inline(always)]
-            fn read_line(&self, at: usize) -> Result<[u64; LINE_WORDS], WindowError> {
-                (**self).read_line(at)
             }
 
             #[inline]

@@ -265,7 +265,8 @@ fn areas_that_are_too_short_are_refused() {
 /// Writes a line as a lying sender would.
 fn write(lane: &Lane, slot: usize, line: &Line, lap: u8) {
     let last = line.word(u64::from(lap) << 56);
-    lane.receive_area.store_line(slot * 64, &line.body, last, StoreOrder::Release).unwrap();
+    lane.receive_area.write(slot * 64, line.body.map(u64::to_le_bytes).as_flattened()).unwrap();
+    lane.receive_area.store_u64(slot * 64 + 56, last, StoreOrder::Release).unwrap();
 }
 
 /// The same, to slot 0.
