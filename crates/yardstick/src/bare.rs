@@ -1,7 +1,7 @@
 //! What the same processors do with bare memory: the yardsticks.
 
 use crate::Pair;
-use crate::timing::{CHUNK, TRIPS_IN_ALL, chunk_rate, frames_of, median, median_trip};
+use crate::timing::{CHUNK, Chunks, TRIPS_IN_ALL, frames_of, median, median_trip};
 use shm::{Access, LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window, WindowError};
 use std::hint::black_box;
 use std::io;
@@ -182,16 +182,21 @@ impl Bare {
         let (here, there) = self.sides(lines, PLACES, routine)?;
         let frames = frames_of(lines * 64);
         let (ours, theirs) = pair.both(
-            move || {
+            move || -> Result<f64, WindowError> {
                 let frame = [1; MOST];
-                let mut free = PLACES;
-                chunk_rate(frames, |n| -> Result<(), WindowError> {
-                    while n > free {
-                        std::hint::spin_loop();
-                        free = here.mine.load_u64(CREDIT, LoadOrder::Acquire)? + PLACES;
+                let (mut n, mut free) = (0, PLACES);
+                let mut chunks = Chunks::of(frames);
+                while chunks.another() {
+                    for _ in 0..CHUNK {
+                        n += 1;
+                        while n > free {
+                            std::hint::spin_loop();
+                            free = here.mine.load_u64(CREDIT, LoadOrder::Acquire)? + PLACES;
+                        }
+                        here.send(n, black_box(&frame))?;
                     }
-                    here.send(n, black_box(&frame))
-                })
+                }
+                Ok(chunks.rate())
             },
             move || {
                 let mut frame = [0; MOST];

@@ -3,7 +3,7 @@
 
 use crate::Pair;
 use crate::timing::{
-    EACH, Failure, Patience, TRIPS_IN_ALL, Trips, chunk_rate, each_trip, frames_of, median, median_trip,
+    CHUNK, Chunks, EACH, Failure, Patience, TRIPS_IN_ALL, Trips, each_trip, frames_of, median, median_trip,
 };
 use shm::{Memory, Window};
 use std::hint::black_box;
@@ -112,6 +112,23 @@ impl<O: Window, M: Memory> End<O, M> {
             Ok(_) => Err(Failure::NotSteered),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Hands over so many frames, and has their completions with every 32nd; millions per second. A loop for each way, as a
+    /// program has one.
+    #[inline(always)]
+    fn send_all(&mut self, by: By, frames: u64, frame: &[u8]) -> Result<f64, Failure> {
+        let mut done = [RequestId(0); 64];
+        let mut chunks = Chunks::of(frames);
+        while chunks.another() {
+            for _ in 0..CHUNK / BATCH {
+                for _ in 0..BATCH {
+                    self.hand_over(by, black_box(frame), &mut done)?;
+                }
+                self.push(&mut done)?;
+            }
+        }
+        Ok(chunks.rate())
     }
 
     /// Until there is room.
@@ -323,13 +340,9 @@ impl<'scope, O: Window + 'scope, M: Memory + 'scope> Ends<O, M> {
         let frames = frames_of(bytes);
         let (here, other) = (&mut self.here, Arc::clone(&self.there));
         let (ours, theirs) = pair.both(
-            || {
-                let mut done = [RequestId(0); 64];
-                chunk_rate(frames, |n| {
-                    let frame: &Vec<u8> = black_box(&frame);
-                    here.hand_over(by, frame, &mut done)?;
-                    if n % BATCH == 0 { here.push(&mut done) } else { Ok(()) }
-                })
+            || match by {
+                By::Transmit => here.send_all(By::Transmit, frames, &frame),
+                By::Push | By::PushMerged => here.send_all(By::Push, frames, &frame),
             },
             move || {
                 let other = other.lock().unwrap_or_else(PoisonError::into_inner);

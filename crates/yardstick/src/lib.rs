@@ -27,6 +27,6 @@ mod timing;
 
 pub use pair::{Class, Line, OneProcessor, Pair, Window, allowed_processors, spin_until};
 pub use timing::{
-    CHUNK, EACH, Failure, Patience, RUNS, TRIPS, TRIPS_IN_ALL, Trips, chunk_rate, each_trip, frames_of,
-    median, median_trip,
+    CHUNK, Chunks, EACH, Failure, Patience, RUNS, TRIPS, TRIPS_IN_ALL, Trips, each_trip, frames_of, median,
+    median_trip,
 };

@@ -124,19 +124,53 @@ pub fn each_trip<E>(mut trip: impl FnMut() -> Result<(), E>) -> Result<Vec<u64>,
     Ok(times)
 }
 
-/// Millions per second, as the sender sees it behind a ring that is full: the median of the chunks. Frames are
-/// numbered from 1; `frames` is a multiple of [`CHUNK`].
+/// Frames sent by one thread, in chunks of [`CHUNK`], and how long each chunk took: what a sender sees behind a ring that is
+/// full. The loop stands where it is measured, and what it calls becomes a part of it: a call for each frame would be measured
+/// with it.
 ///
-/// # Errors
-/// The first that `send` makes.
-pub fn chunk_rate<E>(frames: u64, mut send: impl FnMut(u64) -> Result<(), E>) -> Result<f64, E> {
-    let mut rates = Vec::with_capacity(32);
-    for chunk in 0..frames / CHUNK {
-        let start = Instant::now();
-        (1..=CHUNK).try_for_each(|n| send(chunk * CHUNK + n))?;
-        rates.push(1024.0 / (start.elapsed().as_secs_f64() * 1e6));
+/// ```
+/// # use yardstick::{CHUNK, Chunks};
+/// let mut chunks = Chunks::of(4 * CHUNK);
+/// let mut sent = 0;
+/// while chunks.another() {
+///     (0..CHUNK).for_each(|_| sent += 1);
+/// }
+/// assert_eq!(sent, 4 * CHUNK);
+/// assert!(chunks.rate() > 0.0);
+/// ```
+#[derive(Debug)]
+pub struct Chunks {
+    left: u64,
+    started: Option<Instant>,
+    rates: Vec<f64>,
+}
+
+impl Chunks {
+    /// For so many frames, a multiple of [`CHUNK`].
+    #[must_use]
+    pub fn of(frames: u64) -> Self {
+        let chunks = frames / CHUNK;
+        Self { left: chunks, started: None, rates: Vec::with_capacity(usize::try_from(chunks).unwrap_or(0)) }
     }
-    Ok(median(&mut rates))
+
+    /// Ends a chunk, if one was begun, and begins another, if there is one.
+    pub fn another(&mut self) -> bool {
+        if let Some(started) = self.started.take() {
+            self.rates.push(1024.0 / (started.elapsed().as_secs_f64() * 1e6));
+        }
+        let more = self.left > 0;
+        if more {
+            self.left -= 1;
+            self.started = Some(Instant::now());
+        }
+        more
+    }
+
+    /// Millions of frames per second: the median of the chunks.
+    #[must_use]
+    pub fn rate(mut self) -> f64 {
+        median(&mut self.rates)
+    }
 }
 
 /// The median; NaN of nothing.
@@ -166,12 +200,11 @@ mod tests {
         assert!(ns.unwrap() >= 0.0);
         assert!(seen.iter().copied().eq(1..=TRIPS_IN_ALL));
         let mut sent = 0;
-        let rate = chunk_rate(frames_of(64), |n| {
-            sent += 1;
-            assert_eq!(n, sent);
-            Ok::<_, Failure>(())
-        });
-        assert!(rate.unwrap() > 0.0 && sent == frames_of(64));
+        let mut chunks = Chunks::of(frames_of(64));
+        while chunks.another() {
+            (0..CHUNK).for_each(|_| sent += 1);
+        }
+        assert!(chunks.rate() > 0.0 && sent == frames_of(64));
         assert_eq!(each_trip(|| Ok::<_, Failure>(())).unwrap().len() as u64, EACH);
     }
 
@@ -185,6 +218,5 @@ mod tests {
         };
         assert_eq!(end, Failure::Silent);
         assert_eq!(median_trip(|_| Err(Failure::NotSteered)), Err(Failure::NotSteered));
-        assert_eq!(chunk_rate(CHUNK, |_| Err(Failure::NotSteered)), Err(Failure::NotSteered));
     }
 }
