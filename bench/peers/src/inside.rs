@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::hint::black_box;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use yardstick::{CHUNK, Pair, Patience, TRIPS_IN_ALL, chunk_rate, frames_of, median_trip};
+use yardstick::{CHUNK, Chunks, Pair, Patience, TRIPS_IN_ALL, frames_of};
 
 /// Places of every queue, as many as Isthmus's lanes have.
 const PLACES: usize = 256;
@@ -36,20 +36,24 @@ impl<const N: usize> Rtrb<N> {
         let (ours, theirs) = pair.both(
             || {
                 let mut message = [7; N];
-                median_trip(|_| {
-                    push(&mut here.0, black_box(message))?;
-                    message = pop(&mut here.1)?;
-                    black_box(&message);
-                    anyhow::Ok(())
-                })
+                let mut chunks = Chunks::of_trips();
+                for chunk in chunks.by_ref() {
+                    for _ in chunk {
+                        push(&mut here.0, black_box(message))?;
+                        message = pop(&mut here.1)?;
+                        black_box(&message);
+                    }
+                }
+                anyhow::Ok(chunks.median_ns())
             },
             move || {
                 let (back, from) = &mut *there.lock().unwrap_or_else(PoisonError::into_inner);
-                (0..TRIPS_IN_ALL).try_for_each(|_| {
+                for _ in 0..TRIPS_IN_ALL {
                     let message = pop(from)?;
                     black_box(&message);
-                    push(back, message)
-                })
+                    push(back, message)?;
+                }
+                anyhow::Ok(())
             },
         );
         theirs?;
@@ -62,23 +66,21 @@ impl<const N: usize> Rtrb<N> {
         let (ours, theirs) = pair.both(
             || {
                 let message = [7; N];
-                let mut left = 0;
-                chunk_rate(frames, |_| {
-                    // The whole batch goes by one store of the index.
-                    if left == 0 {
+                let mut chunks = Chunks::of_frames(frames);
+                for chunk in chunks.by_ref() {
+                    for _ in chunk.step_by(BATCH) {
+                        // The whole batch goes by one store of the index.
                         let mut patience = Patience::default();
-                        let chunk = loop {
+                        let places = loop {
                             match here.0.write_chunk_uninit(BATCH) {
-                                Ok(chunk) => break chunk,
+                                Ok(places) => break places,
                                 Err(_) => patience.spin()?,
                             }
                         };
-                        chunk.fill_from_iter(std::iter::repeat_n(black_box(message), BATCH));
-                        left = BATCH;
+                        places.fill_from_iter(std::iter::repeat_n(black_box(message), BATCH));
                     }
-                    left -= 1;
-                    anyhow::Ok(())
-                })
+                }
+                anyhow::Ok(chunks.millions_per_s())
             },
             move || {
                 let (_, from) = &mut *there.lock().unwrap_or_else(PoisonError::into_inner);
@@ -254,25 +256,30 @@ impl<const N: usize> Peer for Iceoryx2<N> {
         let (ours, theirs) = pair.both(
             || {
                 let mut message = [7; N];
-                match task {
-                    Task::Trip(_) => median_trip(|_| {
+                let mut chunks = task.chunks(frames);
+                for chunk in chunks.by_ref() {
+                    for _ in chunk {
                         here.send(&message)?;
-                        message = here.receive()?;
-                        black_box(&message);
-                        anyhow::Ok(())
-                    }),
-                    Task::Rate(_) => chunk_rate(frames, |_| here.send(&message)),
+                        if matches!(task, Task::Trip(_)) {
+                            message = here.receive()?;
+                            black_box(&message);
+                        }
+                    }
                 }
+                anyhow::Ok(task.figure(&chunks))
             },
             move || {
                 there.with_borrow(|ports| {
                     let ports = ports.as_ref().context("the ports were not opened")?;
                     let count = if matches!(task, Task::Trip(_)) { TRIPS_IN_ALL } else { frames };
-                    (0..count).try_for_each(|_| {
+                    for _ in 0..count {
                         let message = ports.receive()?;
                         black_box(&message);
-                        if matches!(task, Task::Trip(_)) { ports.send(&message) } else { Ok(()) }
-                    })
+                        if matches!(task, Task::Trip(_)) {
+                            ports.send(&message)?;
+                        }
+                    }
+                    anyhow::Ok(())
                 })
             },
         );
@@ -340,22 +347,28 @@ impl Peer for UnixSockets {
         let (ours, theirs) = pair.both(
             || {
                 let mut message = vec![7; bytes];
-                match task {
-                    Task::Trip(_) => median_trip(|_| {
+                let mut chunks = task.chunks(frames);
+                for chunk in chunks.by_ref() {
+                    for _ in chunk {
                         send_by(here, &message)?;
-                        receive_by(here, &mut message)
-                    }),
-                    Task::Rate(_) => chunk_rate(frames, |_| send_by(here, &message)),
+                        if matches!(task, Task::Trip(_)) {
+                            receive_by(here, &mut message)?;
+                        }
+                    }
                 }
+                Ok(task.figure(&chunks))
             },
             move || {
                 let mut message = vec![0; bytes];
                 let count = if matches!(task, Task::Trip(_)) { TRIPS_IN_ALL } else { frames };
-                (0..count).try_for_each(|_| {
+                for _ in 0..count {
                     receive_by(&there, &mut message)?;
                     black_box(&message);
-                    if matches!(task, Task::Trip(_)) { send_by(&there, &message) } else { Ok(()) }
-                })
+                    if matches!(task, Task::Trip(_)) {
+                        send_by(&there, &message)?;
+                    }
+                }
+                anyhow::Ok(())
             },
         );
         theirs?;

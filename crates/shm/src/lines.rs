@@ -223,11 +223,9 @@ impl<W: Memory> Lines<W> {
         let Some(line) = self.line(n) else { return self.body_by_window(n) };
         let mut body = [0; LINE_WORDS];
         counted::loaded(size_of_val(&body));
-        for (index, word) in body.iter_mut().enumerate() {
+        for (index, to) in body.iter_mut().enumerate() {
             // SAFETY: one of the seven first words of a valid line (see `line`).
-            let from = unsafe { line.add(index) };
-            // SAFETY: the same, and aligned.
-            *word = u64::from_le(unsafe { from.read_volatile() });
+            *to = u64::from_le(unsafe { word(line, index) });
         }
         Ok(body)
     }
@@ -257,17 +255,50 @@ impl<W: Memory> Lines<W> {
                 // SAFETY: 16 bytes of private memory.
                 unsafe { to.as_mut_ptr().cast::<__m128i>().write_unaligned(bytes) };
             }
-            // SAFETY: the seventh word of a valid line.
-            let from = unsafe { line.add(LINE_WORDS - 1) };
-            // SAFETY: the same, and aligned.
-            let word = unsafe { from.read_volatile() };
-            rest.copy_from_slice(&word.to_ne_bytes());
+            // SAFETY: the seventh word of a valid line (see `line`).
+            let last = unsafe { word(line, LINE_WORDS - 1) };
+            rest.copy_from_slice(&last.to_ne_bytes());
             return Ok(());
         }
-        let words = self.body(n)?;
-        out.as_chunks_mut().0.iter_mut().zip(words).for_each(|(to, word)| *to = word.to_le_bytes());
+        self.read_part(n, out)
+    }
+
+    /// Copies the first bytes of the `n`th line, no more than stand before its last word, word by word.
+    ///
+    /// # Errors
+    /// [`WindowError`], and `out` is unchanged.
+    #[inline(always)]
+    pub fn read_part(&self, n: u64, out: &mut [u8]) -> Result<(), WindowError> {
+        if out.len() > BODY {
+            return Err(WindowError::OutOfBounds);
+        }
+        let Some(line) = self.line(n) else { return self.window.read(self.at(n), out) };
+        counted::loaded(out.len());
+        let (whole, part) = out.as_chunks_mut();
+        let count = whole.len();
+        for (index, to) in whole.iter_mut().enumerate() {
+            // SAFETY: one of the seven first words of a valid line (see `line`): there are no more in `out`.
+            *to = unsafe { word(line, index) }.to_ne_bytes();
+        }
+        if !part.is_empty() {
+            // SAFETY: the same; where there is a part of a word, there are six whole ones at most.
+            let last = unsafe { word(line, count) }.to_ne_bytes();
+            part.iter_mut().zip(last).for_each(|(to, byte)| *to = byte);
+        }
         Ok(())
     }
+}
+
+/// The `index`th of the seven first words of a line, as memory has it.
+///
+/// # Safety
+/// `line` is a whole line, valid and aligned, and `index` is less than seven.
+#[inline(always)]
+unsafe fn word(line: *const u64, index: usize) -> u64 {
+    // SAFETY: in the line, by the caller's word.
+    let from = unsafe { line.add(index) };
+    // SAFETY: the same, and aligned.
+    unsafe { from.read_volatile() }
 }
 
 /// Stores the last `N` words of a line before its last one, as memory is to have them, and then that one. Each word is asked for
@@ -339,6 +370,12 @@ mod tests {
                 let mut seen = [0; BODY];
                 lines.read(n, &mut seen).unwrap();
                 assert_eq!((seen, lines.body(n)), (body, Ok(words)));
+                for count in 0..=BODY {
+                    let mut part = vec![0; count];
+                    lines.read_part(n, &mut part).unwrap();
+                    assert_eq!(part, body[..count]);
+                }
+                assert_eq!(lines.read_part(n, &mut [0; BODY + 1]), Err(WindowError::OutOfBounds));
                 assert_eq!(lines.last(n, LoadOrder::Acquire), Ok(77));
             }
             lines.will_store(n);

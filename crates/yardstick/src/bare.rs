@@ -1,7 +1,7 @@
 //! What the same processors do with bare memory: the yardsticks.
 
 use crate::Pair;
-use crate::timing::{CHUNK, Chunks, TRIPS_IN_ALL, frames_of, median, median_trip};
+use crate::timing::{CHUNK, Chunks, TRIPS_IN_ALL, frames_of, median};
 use shm::{Access, LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window, WindowError};
 use std::hint::black_box;
 use std::io;
@@ -121,22 +121,26 @@ impl Bare {
         let places = places.clamp(1, PLACES);
         let (here, there) = self.sides(lines, places, Routine::for_size(lines * 64 - 8))?;
         let (ours, theirs) = pair.both(
-            move || {
+            move || -> Result<f64, WindowError> {
                 let mut frame = [1; MOST];
-                median_trip(|n| -> Result<(), WindowError> {
-                    here.send(n, &frame)?;
-                    here.receive(n, &mut frame)?;
-                    black_box(&frame);
-                    Ok(())
-                })
+                let mut chunks = Chunks::of_trips();
+                for chunk in chunks.by_ref() {
+                    for n in chunk {
+                        here.send(n, &frame)?;
+                        here.receive(n, &mut frame)?;
+                        black_box(&frame);
+                    }
+                }
+                Ok(chunks.median_ns())
             },
-            move || {
+            move || -> Result<(), WindowError> {
                 let mut frame = [0; MOST];
-                (1..=TRIPS_IN_ALL).try_for_each(|n| -> Result<(), WindowError> {
+                for n in 1..=TRIPS_IN_ALL {
                     there.receive(n, &mut frame)?;
                     black_box(&frame);
-                    there.send(n, &frame)
-                })
+                    there.send(n, &frame)?;
+                }
+                Ok(())
             },
         );
         theirs?;
@@ -151,14 +155,17 @@ impl Bare {
     pub fn alone(&self) -> Result<f64, BareError> {
         let (here, there) = self.sides(1, 1, Routine::Words)?;
         let mut frame = [1; MOST];
-        Ok(median_trip(|n| -> Result<(), WindowError> {
-            for (from, to) in [(&here, &there), (&there, &here)] {
-                from.send(n, &frame)?;
-                to.receive(n, &mut frame)?;
-                black_box(&frame);
+        let mut chunks = Chunks::of_trips();
+        for chunk in chunks.by_ref() {
+            for n in chunk {
+                for (from, to) in [(&here, &there), (&there, &here)] {
+                    from.send(n, &frame)?;
+                    to.receive(n, &mut frame)?;
+                    black_box(&frame);
+                }
             }
-            Ok(())
-        })?)
+        }
+        Ok(chunks.median_ns())
     }
 
     /// Millions of single lines per second through a ring that says every quarter how far it is.
@@ -184,11 +191,10 @@ impl Bare {
         let (ours, theirs) = pair.both(
             move || -> Result<f64, WindowError> {
                 let frame = [1; MOST];
-                let (mut n, mut free) = (0, PLACES);
-                let mut chunks = Chunks::of(frames);
-                while chunks.another() {
-                    for _ in 0..CHUNK {
-                        n += 1;
+                let mut free = PLACES;
+                let mut chunks = Chunks::of_frames(frames);
+                for chunk in chunks.by_ref() {
+                    for n in chunk {
                         while n > free {
                             std::hint::spin_loop();
                             free = here.mine.load_u64(CREDIT, LoadOrder::Acquire)? + PLACES;
@@ -196,18 +202,18 @@ impl Bare {
                         here.send(n, black_box(&frame))?;
                     }
                 }
-                Ok(chunks.rate())
+                Ok(chunks.millions_per_s())
             },
-            move || {
+            move || -> Result<(), WindowError> {
                 let mut frame = [0; MOST];
-                (1..=frames).try_for_each(|n| -> Result<(), WindowError> {
+                for n in 1..=frames {
                     there.receive(n, &mut frame)?;
                     black_box(&frame);
                     if n % (PLACES / 4) == 0 || n == frames {
                         there.theirs.store_u64(CREDIT, n, StoreOrder::Release)?;
                     }
-                    Ok(())
-                })
+                }
+                Ok(())
             },
         );
         theirs?;

@@ -2,9 +2,7 @@
 //! asked, copied out, let go.
 
 use crate::Pair;
-use crate::timing::{
-    CHUNK, Chunks, EACH, Failure, Patience, TRIPS_IN_ALL, Trips, each_trip, frames_of, median, median_trip,
-};
+use crate::timing::{Chunks, EACH, Failure, Patience, TRIPS_IN_ALL, Trips, frames_of, median};
 use shm::{Memory, Window};
 use std::hint::black_box;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,14 +47,14 @@ impl<O: Window, M: Memory> End<O, M> {
         Ok(Self { vi, table, cache: FlowCache::default() })
     }
 
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, frame: &[u8]) -> Result<(), Failure> {
         let steered = self.vi.transmit_steered(&self.table, &mut self.cache, frame, 0, RequestId(1))?;
         self.vi.transmit_unbundle(&mut [RequestId(0)]);
         if steered.sent == 1 { Ok(()) } else { Err(Failure::NotSteered) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn receive(&self, frame: &mut [u8]) -> Result<(), Failure> {
         let mut patience = Patience::default();
         let mut events = [Event::Nothing];
@@ -80,6 +78,20 @@ impl<O: Window, M: Memory> End<O, M> {
             }
             patience.spin()?;
         }
+    }
+}
+
+impl<O: Window, M: Memory> End<O, M> {
+    /// Sends a frame and waits for the answer, again and again.
+    fn trips(&mut self, mut chunks: Chunks, frame: &mut [u8]) -> Result<Chunks, Failure> {
+        for chunk in chunks.by_ref() {
+            for _ in chunk {
+                self.send(frame)?;
+                self.receive(frame)?;
+                black_box(&mut *frame);
+            }
+        }
+        Ok(chunks)
     }
 }
 
@@ -119,16 +131,16 @@ impl<O: Window, M: Memory> End<O, M> {
     #[inline(always)]
     fn send_all(&mut self, by: By, frames: u64, frame: &[u8]) -> Result<f64, Failure> {
         let mut done = [RequestId(0); 64];
-        let mut chunks = Chunks::of(frames);
-        while chunks.another() {
-            for _ in 0..CHUNK / BATCH {
-                for _ in 0..BATCH {
-                    self.hand_over(by, black_box(frame), &mut done)?;
+        let mut chunks = Chunks::of_frames(frames);
+        for chunk in chunks.by_ref() {
+            for n in chunk {
+                self.hand_over(by, black_box(frame), &mut done)?;
+                if n % BATCH == 0 {
+                    self.push(&mut done)?;
                 }
-                self.push(&mut done)?;
             }
         }
-        Ok(chunks.rate())
+        Ok(chunks.millions_per_s())
     }
 
     /// Until there is room.
@@ -254,21 +266,17 @@ impl<'scope, O: Window + 'scope, M: Memory + 'scope> Ends<O, M> {
         let (here, other) = (&mut self.here, Arc::clone(&self.there));
         let (ours, theirs) = pair.both(
             || {
-                let mut trip = || -> Result<(), Failure> {
-                    here.send(&frame)?;
-                    here.receive(&mut frame)?;
-                    black_box(&frame);
-                    Ok(())
-                };
-                Ok(Trips { median_ns: median_trip(|_| trip())?, each_ns: each_trip(trip)? })
+                let median_ns = here.trips(Chunks::of_trips(), &mut frame)?.median_ns();
+                Ok(Trips { median_ns, each_ns: here.trips(Chunks::of_single_trips(), &mut frame)?.each_ns() })
             },
-            move || {
+            move || -> Result<(), Failure> {
                 let there = &mut *other.lock().unwrap_or_else(PoisonError::into_inner);
-                (0..TRIPS_IN_ALL + EACH).try_for_each(|_| -> Result<(), Failure> {
+                for _ in 0..TRIPS_IN_ALL + EACH {
                     there.receive(&mut back)?;
                     black_box(&back);
-                    there.send(&back)
-                })
+                    there.send(&back)?;
+                }
+                Ok(())
             },
         );
         // Who fails first says why; the other one only hears no more.
@@ -287,15 +295,16 @@ impl<'scope, O: Window + 'scope, M: Memory + 'scope> Ends<O, M> {
         let mut frame = datagram(bytes);
         let there = &mut *self.there.lock().unwrap_or_else(PoisonError::into_inner);
         let here = &mut self.here;
-        median_trip(|_| {
+        let mut chunks = Chunks::of_trips();
+        for _ in chunks.by_ref().flatten() {
             here.send(&frame)?;
             there.receive(&mut frame)?;
             black_box(&frame);
             there.send(&frame)?;
             here.receive(&mut frame)?;
             black_box(&frame);
-            Ok(())
-        })
+        }
+        Ok(chunks.median_ns())
     }
 
     /// Nanoseconds that this thread alone takes to send a frame, and to receive one, where 32 are pushed and 32 are taken:

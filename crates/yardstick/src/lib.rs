@@ -27,6 +27,5 @@ mod timing;
 
 pub use pair::{Class, Line, OneProcessor, Pair, Window, allowed_processors, spin_until};
 pub use timing::{
-    CHUNK, Chunks, EACH, Failure, Patience, RUNS, TRIPS, TRIPS_IN_ALL, Trips, each_trip, frames_of, median,
-    median_trip,
+    CHUNK, Chunks, EACH, Failure, Patience, RUNS, TRIPS, TRIPS_IN_ALL, Trips, frames_of, median,
 };

@@ -1,5 +1,6 @@
 //! What is timed together, and what counts of it.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Round trips that are timed together.
@@ -94,82 +95,92 @@ pub struct Trips {
     pub each_ns: Vec<u64>,
 }
 
-/// Nanoseconds of one round trip: the median of the runs. Round trips are numbered from 1.
-///
-/// # Errors
-/// The first that `trip` makes.
-pub fn median_trip<E>(mut trip: impl FnMut(u64) -> Result<(), E>) -> Result<f64, E> {
-    let mut times = Vec::with_capacity(20);
-    for run in 0..RUNS {
-        let start = Instant::now();
-        (1..=TRIPS).try_for_each(|n| trip(run * TRIPS + n))?;
-        times.push(start.elapsed().as_secs_f64() * 1e9 / 200.0);
-    }
-    Ok(median(&mut times))
-}
-
-/// Round trips one by one, in nanoseconds.
-///
-/// # Errors
-/// The first that `trip` makes.
-pub fn each_trip<E>(mut trip: impl FnMut() -> Result<(), E>) -> Result<Vec<u64>, E> {
-    let mut times = vec![0; 1000];
-    let mut before = Instant::now();
-    for time in &mut times {
-        trip()?;
-        let now = Instant::now();
-        *time = u64::try_from((now - before).as_nanos()).unwrap_or(u64::MAX);
-        before = now;
-    }
-    Ok(times)
-}
-
-/// Frames sent by one thread, in chunks of [`CHUNK`], and how long each chunk took: what a sender sees behind a ring that is
-/// full. The loop stands where it is measured, and what it calls becomes a part of it: a call for each frame would be measured
-/// with it.
+/// What is timed, in chunks: each is the numbers of the round trips or frames in it, counted from 1, and the time until the
+/// next one is asked for is theirs. The loop stands where it is measured, as a program has it, and what it calls becomes a part
+/// of it: a closure that is called for each frame would be measured with it.
 ///
 /// ```
-/// # use yardstick::{CHUNK, Chunks};
-/// let mut chunks = Chunks::of(4 * CHUNK);
-/// let mut sent = 0;
-/// while chunks.another() {
-///     (0..CHUNK).for_each(|_| sent += 1);
+/// # use yardstick::Chunks;
+/// let mut chunks = Chunks::of_frames(4096);
+/// let mut last = 0;
+/// for chunk in chunks.by_ref() {
+///     for n in chunk {
+///         last = n;
+///     }
 /// }
-/// assert_eq!(sent, 4 * CHUNK);
-/// assert!(chunks.rate() > 0.0);
+/// assert_eq!(last, 4096);
+/// assert!(chunks.millions_per_s() > 0.0);
 /// ```
 #[derive(Debug)]
 pub struct Chunks {
-    left: u64,
+    next: u64,
+    each: u64,
+    last: u64,
     started: Option<Instant>,
-    rates: Vec<f64>,
+    /// Nanoseconds of the chunks that are over.
+    ns: Vec<u64>,
 }
 
 impl Chunks {
-    /// For so many frames, a multiple of [`CHUNK`].
-    #[must_use]
-    pub fn of(frames: u64) -> Self {
-        let chunks = frames / CHUNK;
-        Self { left: chunks, started: None, rates: Vec::with_capacity(usize::try_from(chunks).unwrap_or(0)) }
+    fn new(chunks: u64, each: u64) -> Self {
+        let room = usize::try_from(chunks).unwrap_or(0);
+        Self { next: 1, each, last: chunks * each, started: None, ns: Vec::with_capacity(room) }
     }
+
+    /// [`TRIPS_IN_ALL`] round trips, for their median.
+    #[must_use]
+    pub fn of_trips() -> Self {
+        Self::new(RUNS, TRIPS)
+    }
+
+    /// [`EACH`] round trips one by one, for their distribution.
+    #[must_use]
+    pub fn of_single_trips() -> Self {
+        Self::new(EACH, 1)
+    }
+
+    /// So many frames, a multiple of [`CHUNK`], for their rate as the sender sees it behind a ring that is full.
+    #[must_use]
+    pub fn of_frames(frames: u64) -> Self {
+        Self::new(frames / CHUNK, CHUNK)
+    }
+
+    /// Nanoseconds of each chunk.
+    #[must_use]
+    pub fn each_ns(self) -> Vec<u64> {
+        self.ns
+    }
+
+    /// Nanoseconds of one round trip or frame: the median of the chunks.
+    #[must_use]
+    pub fn median_ns(&self) -> f64 {
+        let each = self.each as f64;
+        median(&mut self.ns.iter().map(|&ns| ns as f64 / each).collect::<Vec<_>>())
+    }
+
+    /// Millions of frames per second.
+    #[must_use]
+    pub fn millions_per_s(&self) -> f64 {
+        1e3 / self.median_ns()
+    }
+}
+
+impl Iterator for Chunks {
+    type Item = Range<u64>;
 
     /// Ends a chunk, if one was begun, and begins another, if there is one.
-    pub fn another(&mut self) -> bool {
+    fn next(&mut self) -> Option<Range<u64>> {
+        let now = Instant::now();
         if let Some(started) = self.started.take() {
-            self.rates.push(1024.0 / (started.elapsed().as_secs_f64() * 1e6));
+            self.ns.push(u64::try_from((now - started).as_nanos()).unwrap_or(u64::MAX));
         }
-        let more = self.left > 0;
-        if more {
-            self.left -= 1;
-            self.started = Some(Instant::now());
+        let begin = self.next;
+        if begin > self.last {
+            return None;
         }
-        more
-    }
-
-    /// Millions of frames per second: the median of the chunks.
-    #[must_use]
-    pub fn rate(mut self) -> f64 {
-        median(&mut self.rates)
+        self.next += self.each;
+        self.started = Some(now);
+        Some(begin..self.next)
     }
 }
 
@@ -192,24 +203,20 @@ mod tests {
 
     #[test]
     fn trips_and_frames_are_numbered_and_counted() {
-        let mut seen = Vec::new();
-        let ns = median_trip(|n| {
-            seen.push(n);
-            Ok::<_, Failure>(())
-        });
-        assert!(ns.unwrap() >= 0.0);
-        assert!(seen.iter().copied().eq(1..=TRIPS_IN_ALL));
-        let mut sent = 0;
-        let mut chunks = Chunks::of(frames_of(64));
-        while chunks.another() {
-            (0..CHUNK).for_each(|_| sent += 1);
+        for (mut chunks, all, each) in [
+            (Chunks::of_trips(), TRIPS_IN_ALL, TRIPS),
+            (Chunks::of_single_trips(), EACH, 1),
+            (Chunks::of_frames(frames_of(64)), frames_of(64), CHUNK),
+        ] {
+            let seen = chunks.by_ref().inspect(|chunk| assert_eq!(chunk.end - chunk.start, each)).flatten();
+            assert!(seen.eq(1..=all));
+            assert!(chunks.median_ns() > 0.0 && chunks.millions_per_s() > 0.0);
+            assert_eq!(chunks.each_ns().len() as u64, all / each);
         }
-        assert!(chunks.rate() > 0.0 && sent == frames_of(64));
-        assert_eq!(each_trip(|| Ok::<_, Failure>(())).unwrap().len() as u64, EACH);
     }
 
     #[test]
-    fn patience_ends_and_failures_are_passed_on() {
+    fn patience_ends() {
         let mut patience = Patience { spins: 0, until: Some(Instant::now()) };
         let end = loop {
             if let Err(end) = patience.spin() {
@@ -217,6 +224,5 @@ mod tests {
             }
         };
         assert_eq!(end, Failure::Silent);
-        assert_eq!(median_trip(|_| Err(Failure::NotSteered)), Err(Failure::NotSteered));
     }
 }

@@ -152,15 +152,19 @@ pub(crate) fn shares_word(rest: usize, tail: u32, filter: FilterId) -> u64 {
 /// The last word, without lap and last rest, of a line of rests.
 pub(crate) const RESTS_WORD: u64 = (RESTS as u64) << KIND_SHIFT;
 
-/// The beginning of a frame as words, padded with zeros.
+/// The beginning of a frame as words, padded with zeros. Each comes from the frame by one load: words that are put together
+/// in memory, and loaded from there by twos, would wait until they have reached the cache.
+#[inline(always)]
 pub(crate) fn body_words(frame: &[u8]) -> [u64; LINE_WORDS] {
-    let (whole, part) = frame.as_chunks();
-    let mut words = [0; LINE_WORDS];
-    words.iter_mut().zip(whole).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
-    if let Some(last) = words.get_mut(whole.len()) {
-        *last = part.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
-    }
-    words
+    std::array::from_fn(|n| {
+        let rest = frame.get(8 * n..).unwrap_or_default();
+        match (rest.first_chunk(), frame.last_chunk()) {
+            (Some(&whole), _) => u64::from_le_bytes(whole),
+            (None, _) if rest.is_empty() => 0,
+            (None, Some(&last)) => u64::from_le_bytes(last) >> (64 - 8 * rest.len()),
+            (None, None) => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+        }
+    })
 }
 
 #[inline(always)]

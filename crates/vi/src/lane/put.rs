@@ -100,8 +100,12 @@ impl<O: Window, M: Memory> Sender<O, M> {
     /// Sends a usual frame that does not fill a line.
     #[inline(never)]
     fn send_little(&self, frame: &[u8], filter: FilterId) -> Result<bool, SendError> {
-        self.put(&Line { body: body_words(frame), last: one_line_word(frame.len(), 0, filter) })?;
-        self.published.set(self.next.get());
+        let last = one_line_word(frame.len(), 0, filter) | self.lap.get();
+        let n = self.next.get();
+        let stored = self.slots.store(n, &body_words(frame), last, release(Site::PublishEvent));
+        stored.map_err(|error| self.fail(error.into()))?;
+        self.next.set(n.wrapping_add(1));
+        self.published.set(n.wrapping_add(1));
         Ok(self.armed()?)
     }
 

@@ -92,13 +92,7 @@ pub(crate) fn load(
         return Ok(());
     }
     if at == 0 && out.len() < split(geometry.stamps) {
-        let words = slots.body(lies.n)?;
-        let (whole, part) = out.as_chunks_mut();
-        whole.iter_mut().zip(&words).for_each(|(to, word)| *to = word.to_le_bytes());
-        if let Some(last) = words.get(whole.len()) {
-            part.iter_mut().zip(last.to_le_bytes()).for_each(|(to, byte)| *to = byte);
-        }
-        return Ok(());
+        return slots.read_part(lies.n, out);
     }
     if at + out.len() <= split(geometry.stamps) {
         return slots.window().read(geometry.slot_at(lies.n) + at, out);
