@@ -38,10 +38,12 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         stamp: u64,
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
-        let Some((lane, filter)) = cache.only(table, frame) else {
-            return self.to_all(table, cache, frame, stamp, request, Self::transmit);
-        };
-        to_one(cache.verdict(), self.transmit(lane, frame, Meta { filter, stamp, hash: 0 }, request))
+        if let Some((lane, filter)) = cache.only(table, frame)
+            && self.transmit_usual(lane, frame, filter, request)
+        {
+            return Ok(Steered { verdict: cache.verdict(), sent: 1, full: 0 });
+        }
+        self.to_all(table, cache, frame, stamp, request, Self::transmit)
     }
 
     /// Stages a frame for every interface whose filter takes it, as [`transmit_steered`](Self::transmit_steered) sends it.
@@ -58,14 +60,15 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         stamp: u64,
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
-        let Some((lane, filter)) = cache.only(table, frame) else {
-            return self.to_all(table, cache, frame, stamp, request, Self::transmit_init);
-        };
-        to_one(cache.verdict(), self.transmit_init(lane, frame, Meta { filter, stamp, hash: 0 }, request))
+        if let Some((lane, filter)) = cache.only(table, frame)
+            && self.transmit_init_usual(lane, frame, filter, request)
+        {
+            return Ok(Steered { verdict: cache.verdict(), sent: 1, full: 0 });
+        }
+        self.to_all(table, cache, frame, stamp, request, Self::transmit_init)
     }
 
-    /// Has `send` carry a frame to whom it concerns. The usual frame has one recipient, who is known already, and does not come
-    /// here.
+    /// Has `send` carry a frame to whom it concerns. The usual frame to one recipient, who is known already, does not come here.
     #[inline(never)]
     fn to_all(
         &self,
@@ -90,23 +93,5 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             Err(error) => failed = failed.or(Some(error)),
         });
         failed.map_or(Ok(steered), Err)
-    }
-}
-
-/// What became of a frame that had one recipient.
-#[inline(always)]
-fn to_one(verdict: Verdict, sent: Result<(), TransmitError>) -> Result<Steered, TransmitError> {
-    match sent {
-        Ok(()) => Ok(Steered { verdict, sent: 1, full: 0 }),
-        Err(error) => not_sent(verdict, error),
-    }
-}
-
-/// What became of a frame whose one recipient did not get it.
-#[cold]
-fn not_sent(verdict: Verdict, error: TransmitError) -> Result<Steered, TransmitError> {
-    match error {
-        TransmitError::Lane(SendError::Full) => Ok(Steered { verdict, sent: 0, full: 1 }),
-        error => Err(error),
     }
 }

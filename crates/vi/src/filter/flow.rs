@@ -3,17 +3,10 @@
 use super::{HEADER_BYTES, Headers, Table, Verdict};
 use crate::lane::FilterId;
 
-/// Words of a frame that hold everything filters ask of an untagged IPv4 packet without options: 40 bytes.
+/// What filters ask of an untagged IPv4 packet without options, in words: all of its first 40 bytes but type of service, lengths,
+/// identification, time to live and checksum.
 const WORDS: usize = 5;
-/// Which of their bits do: not the type of service, lengths, identification, time to live and checksum.
-const ASKED: [u64; WORDS] = [
-    u64::MAX,
-    u64::from_le_bytes([0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0]),
-    // Fragment flags and offset at 20, protocol at 23.
-    u64::from_le_bytes([0, 0, 0, 0, 0xFF, 0xFF, 0, 0xFF]),
-    u64::from_le_bytes([0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]),
-    u64::from_le_bytes([0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0]),
-];
+
 /// Ethertype and first byte of the IP header of such a packet, at 12 of the frame.
 const PLAIN: [u8; 3] = [0x08, 0x00, 0x45];
 /// Copies that an answer may have and still be kept.
@@ -41,24 +34,31 @@ impl<T: Copy> Default for FlowCache<T> {
     }
 }
 
-/// The words that filters ask of, if the frame is of the plain kind and whole as far as they look.
-fn key(frame: &[u8]) -> Option<[u64; WORDS]> {
-    let beginning = frame.first_chunk::<40>()?;
+/// The words that filters ask of. Each is loaded as the frame may have been stored just now, by words: a wider load, or one
+/// that lies across two of them, would wait until they have reached the cache.
+#[inline(always)]
+fn words(beginning: &[u8; 40]) -> [u64; WORDS] {
+    let (bytes, _) = beginning.as_chunks::<4>();
+    let half = |n: usize| bytes.get(n).map_or(0, |&half| u32::from_le_bytes(half));
     let (bytes, _) = beginning.as_chunks::<8>();
-    let mut key = ASKED;
-    key.iter_mut().zip(bytes).for_each(|(word, &bytes)| *word &= u64::from_le_bytes(bytes));
-    (beginning.get(12..15) == Some(&PLAIN)).then_some(key)
+    let word = |n: usize| bytes.get(n).map_or(0, |&word| u64::from_le_bytes(word));
+    // Addresses and the type of the frame but the type of service at 15; fragment flags and offset at 20 and the protocol at
+    // 23; the addresses at 26; the ports at 34.
+    [word(0), word(1) << 8, (half(5) & 0xFF00_FFFF).into(), word(3) >> 16, word(4) << 16]
 }
 
-/// Whether a frame has this key. Word by word: the frame may have been copied by words just now, and a wider load would
-/// wait until all of them have reached the cache. Who has the bits of a plain frame is one: they are among those that are asked.
+/// The key of a frame, if it is of the plain kind and whole as far as filters look.
+fn key(frame: &[u8]) -> Option<[u64; WORDS]> {
+    let beginning = frame.first_chunk()?;
+    (beginning.get(12..15) == Some(&PLAIN)).then(|| words(beginning))
+}
+
+/// Whether a frame has this key. Who has the bits of a plain frame is one: they are among those that are asked.
 #[inline(always)]
 fn has(frame: &[u8], key: &[u64; WORDS]) -> bool {
-    let Some(beginning) = frame.first_chunk::<40>() else { return false };
-    let (bytes, _) = beginning.as_chunks::<8>();
-    let differ = |((&bytes, &key), asked)| u64::from_le_bytes(bytes) & asked ^ key;
+    let Some(beginning) = frame.first_chunk() else { return false };
     // One question for all of them: the usual frame has the key.
-    bytes.iter().zip(key).zip(ASKED).map(differ).fold(0, |all, word| all | word) == 0
+    words(beginning).iter().zip(key).fold(0, |all, (word, key)| all | (word ^ key)) == 0
 }
 
 impl<T: Copy + PartialEq> FlowCache<T> {

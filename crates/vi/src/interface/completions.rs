@@ -65,9 +65,12 @@ impl Completions {
     pub(super) fn fetch(&self, requests: &mut [RequestId]) -> usize {
         let count = requests.len().min(self.len());
         let begin = place(self.fetched.get()) & (MOST - 1);
-        // To the ring's end, and on from its beginning.
-        let run = self.ring.iter().skip(begin).chain(self.ring.iter());
-        requests.iter_mut().take(count).zip(run).for_each(|(to, from)| *to = from.get());
+        // To the ring's end, and on from its beginning: two runs, each of them copied in one go.
+        let (later, first) = self.ring.split_at(begin);
+        let (to, _) = requests.split_at_mut(count);
+        let (to_first, to_later) = to.split_at_mut(count.min(first.len()));
+        to_first.iter_mut().zip(first).for_each(|(to, from)| *to = from.get());
+        to_later.iter_mut().zip(later).for_each(|(to, from)| *to = from.get());
         let n = self.fetched.get().wrapping_add(count as u64);
         self.fetched.set(n);
         self.told.set(self.told.get().max(n));

@@ -3,7 +3,7 @@
 use super::{LaneId, Vi};
 use crate::bell::Bell;
 use crate::bits::place;
-use crate::lane::{Claim, LaneError, Meta, SendError, Sender};
+use crate::lane::{Claim, FilterId, LaneError, Meta, SendError, Sender};
 use crate::packet::RequestId;
 use crate::statistics::add;
 use shm::{Memory, Window};
@@ -31,15 +31,16 @@ impl<O: Window, M: Memory> SendLane<O, M> {
         }
     }
 
-    /// Where the `n`th slot stands among the numbers.
+    /// Whose frame the `n`th slot was last used for. There are as many places as slots, a power of two.
     #[inline(always)]
-    fn place(&self, n: u64) -> usize {
-        place(n & u64::from(self.sender.geometry().slots.wrapping_sub(1)))
+    fn request(&self, n: u64) -> Option<&Cell<RequestId>> {
+        let mask = self.requests.len().checked_sub(1)?;
+        self.requests.get(place(n) & mask)
     }
 
     #[inline(always)]
     fn note_one(&self, n: u64, request: RequestId) {
-        if let Some(place) = self.requests.get(self.place(n)) {
+        if let Some(place) = self.request(n) {
             place.set(request);
         }
     }
@@ -77,18 +78,49 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         meta: Meta,
         request: RequestId,
     ) -> Result<(), TransmitError> {
+        if self.transmit_usual(lane, frame, meta.filter, request) {
+            return Ok(());
+        }
+        self.transmit_other(lane, frame, meta.filter, meta.stamp, meta.hash, request)
+    }
+
+    /// Sends a usual frame. False: [`transmit`](Self::transmit) sends it, or says why it cannot be sent.
+    #[inline(always)]
+    pub(crate) fn transmit_usual(
+        &self,
+        lane: LaneId,
+        frame: &[u8],
+        filter: FilterId,
+        request: RequestId,
+    ) -> bool {
         // Written out, not by `with_sender`: what a closure borrows is in memory, and the frame would wait for it.
+        let Ok(lane) = self.sender(lane) else { return false };
+        let first = lane.sender.next_slot_number();
+        let Some(wake) = lane.sender.send_usual(frame, filter) else { return false };
+        let slots = lane.sender.next_slot_number().wrapping_sub(first);
+        self.sent(lane, slots, frame.len(), request);
+        self.wake(lane, wake);
+        true
+    }
+
+    /// In pieces: see [`Sender::send_other`].
+    #[inline(never)]
+    fn transmit_other(
+        &self,
+        lane: LaneId,
+        frame: &[u8],
+        filter: FilterId,
+        stamp: u64,
+        hash: u32,
+        request: RequestId,
+    ) -> Result<(), TransmitError> {
         let lane = self.sender(lane)?;
         let first = lane.sender.next_slot_number();
-        match lane.sender.send(frame, meta) {
-            Ok(wake) => {
-                let slots = lane.sender.next_slot_number().wrapping_sub(first);
-                self.sent(lane, slots, frame.len(), request);
-                self.wake(lane, wake);
-                Ok(())
-            }
-            Err(error) => Err(self.refused(error)),
-        }
+        let wake = lane.sender.send_other(frame, filter, stamp, hash).map_err(|error| self.refused(error))?;
+        let slots = lane.sender.next_slot_number().wrapping_sub(first);
+        self.sent(lane, slots, frame.len(), request);
+        self.wake(lane, wake);
+        Ok(())
     }
 
     /// Stages a frame that is gathered from `parts`: it is complete for the application (its memory is free), and goes
@@ -120,14 +152,43 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         meta: Meta,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        let lane = self.sender(lane)?;
-        match lane.sender.stage_one(frame, meta) {
-            Ok(slots) => {
-                self.sent(lane, slots.into(), frame.len(), request);
-                Ok(())
-            }
-            Err(error) => Err(self.refused(error)),
+        if self.transmit_init_usual(lane, frame, meta.filter, request) {
+            return Ok(());
         }
+        self.transmit_init_other(lane, frame, meta.filter, meta.stamp, meta.hash, request)
+    }
+
+    /// Stages a usual frame. False: [`transmit_init`](Self::transmit_init) stages it, or says why it cannot be sent.
+    #[inline(always)]
+    pub(crate) fn transmit_init_usual(
+        &self,
+        lane: LaneId,
+        frame: &[u8],
+        filter: FilterId,
+        request: RequestId,
+    ) -> bool {
+        let Ok(lane) = self.sender(lane) else { return false };
+        let Some(slots) = lane.sender.stage_usual(frame, filter) else { return false };
+        self.sent(lane, slots.into(), frame.len(), request);
+        true
+    }
+
+    /// In pieces: see [`Sender::send_other`].
+    #[inline(never)]
+    fn transmit_init_other(
+        &self,
+        lane: LaneId,
+        frame: &[u8],
+        filter: FilterId,
+        stamp: u64,
+        hash: u32,
+        request: RequestId,
+    ) -> Result<(), TransmitError> {
+        let lane = self.sender(lane)?;
+        let slots =
+            lane.sender.stage_other(frame, filter, stamp, hash).map_err(|error| self.refused(error))?;
+        self.sent(lane, slots.into(), frame.len(), request);
+        Ok(())
     }
 
     /// Sends all that was staged on a lane.
@@ -207,7 +268,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         let mut before = None;
         // Nothing is borrowed while the application's code runs: it may send again.
         for n in untaken {
-            let request = lane.requests.get(lane.place(n)).map(Cell::get);
+            let request = lane.request(n).map(Cell::get);
             if request != before {
                 request.into_iter().for_each(&mut each);
                 before = request;

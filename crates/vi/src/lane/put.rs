@@ -81,36 +81,53 @@ impl<O: Window, M: Memory> Sender<O, M> {
     /// [`SendError`], and nothing of this frame was sent.
     #[inline(always)]
     pub fn send(&self, frame: &[u8], meta: Meta) -> Result<bool, SendError> {
-        if self.next.get() < self.usual.send.get() && frame.len() <= LITTLE_MORE {
-            let Some(body) = frame.first_chunk() else { return self.send_little(frame, meta.filter) };
-            if frame.len() <= LINE_FRAME {
-                self.put_line(body, frame, meta.filter)?;
-                self.published.set(self.next.get());
-                return Ok(self.armed()?);
-            }
-            if self.next.get().wrapping_add(1) < self.usual.send.get() {
-                self.put_pair(body, frame, meta.filter)?;
-                self.published.set(self.next.get());
-                return Ok(self.armed()?);
-            }
+        match self.send_usual(frame, meta.filter) {
+            Some(wake) => Ok(wake),
+            None => self.send_other(frame, meta.filter, meta.stamp, meta.hash),
         }
-        self.send_other(frame, meta.filter, meta.stamp, meta.hash)
+    }
+
+    /// Sends a usual frame, one of a line or a little more, where nothing waits for a push. None: [`send_other`](Self::send_other)
+    /// sends it, or says why it cannot be sent.
+    #[inline(always)]
+    pub(crate) fn send_usual(&self, frame: &[u8], filter: FilterId) -> Option<bool> {
+        let next = self.next.get();
+        if next >= self.usual.send.get() || frame.len() > LITTLE_MORE {
+            return None;
+        }
+        let Some(body) = frame.first_chunk() else { return self.send_little(frame, filter).ok() };
+        if frame.len() <= LINE_FRAME {
+            self.put_line(body, frame, filter).ok()?;
+        } else if next.wrapping_add(1) < self.usual.send.get() {
+            self.put_pair(body, frame, filter).ok()?;
+        } else {
+            return None;
+        }
+        self.published.set(self.next.get());
+        self.armed().ok()
     }
 
     /// Sends a usual frame that does not fill a line.
     #[inline(never)]
-    fn send_little(&self, frame: &[u8], filter: FilterId) -> Result<bool, SendError> {
+    fn send_little(&self, frame: &[u8], filter: FilterId) -> Result<bool, LaneOver> {
         let last = one_line_word(frame.len(), 0, filter) | self.lap.get();
         let n = self.next.get();
         let stored = self.slots.store(n, &body_words(frame), last, release(Site::PublishEvent));
         stored.map_err(|error| self.fail(error.into()))?;
         self.next.set(n.wrapping_add(1));
         self.published.set(n.wrapping_add(1));
-        Ok(self.armed()?)
+        self.armed()
     }
 
+    /// In pieces: what is handed over as a whole has been in memory before it was known whether it is needed.
     #[inline(never)]
-    fn send_other(&self, frame: &[u8], filter: FilterId, stamp: u64, hash: u32) -> Result<bool, SendError> {
+    pub(crate) fn send_other(
+        &self,
+        frame: &[u8],
+        filter: FilterId,
+        stamp: u64,
+        hash: u32,
+    ) -> Result<bool, SendError> {
         let meta = Meta { filter, stamp, hash };
         if frame.len() <= self.geometry.short_most() && self.next.get() == self.published.get() {
             self.need_slots(self.short_slots(frame.len()))?;
@@ -146,31 +163,44 @@ impl<O: Window, M: Memory> Sender<O, M> {
     /// [`SendError`], and nothing of this frame was sent.
     #[inline(always)]
     pub fn stage_one(&self, frame: &[u8], meta: Meta) -> Result<u32, SendError> {
-        let n = self.next.get();
-        // The usual case follows another frame that is staged.
-        if n >= self.usual.stage.get() {
-            return self.stage_other(frame, meta.filter, meta.stamp, meta.hash);
+        match self.stage_usual(frame, meta.filter) {
+            Some(slots) => Ok(slots),
+            None => self.stage_other(frame, meta.filter, meta.stamp, meta.hash),
         }
-        if let Some(body) = frame.first_chunk() {
-            let last = if frame.len() <= LINE_FRAME {
-                line_word(frame, meta.filter)
-            } else if frame.len() <= LITTLE_MORE && self.held.takes_rest_of(n) {
-                self.share(frame, meta.filter)
-            } else if frame.len() <= LITTLE_MORE && n.wrapping_add(1) < self.usual.stage.get() {
-                self.open_rests(body, frame, meta.filter)?;
-                return Ok(2);
-            } else {
-                return self.stage_other(frame, meta.filter, meta.stamp, meta.hash);
-            };
-            self.stage_slot(body, last)?;
-            return Ok(1);
-        }
-        self.stage_other(frame, meta.filter, meta.stamp, meta.hash)
     }
 
-    /// In pieces, as below: what is handed over as a whole has been in memory before it was known whether it is needed.
+    /// Stages a usual frame, one of a line or a little more, behind another one that is staged. None:
+    /// [`stage_other`](Self::stage_other) stages it, or says why it cannot be sent.
+    #[inline(always)]
+    pub(crate) fn stage_usual(&self, frame: &[u8], filter: FilterId) -> Option<u32> {
+        let n = self.next.get();
+        if n >= self.usual.stage.get() {
+            return None;
+        }
+        let body = frame.first_chunk()?;
+        let last = if frame.len() <= LINE_FRAME {
+            line_word(frame, filter)
+        } else if frame.len() > LITTLE_MORE {
+            return None;
+        } else if self.held.takes_rest_of(n) {
+            self.share(frame, filter)
+        } else if n.wrapping_add(1) < self.usual.stage.get() {
+            return self.open_rests(body, frame, filter).ok().map(|()| 2);
+        } else {
+            return None;
+        };
+        self.stage_slot(body, last).ok().map(|()| 1)
+    }
+
+    /// In pieces: see [`send_other`](Self::send_other).
     #[inline(never)]
-    fn stage_other(&self, frame: &[u8], filter: FilterId, stamp: u64, hash: u32) -> Result<u32, SendError> {
+    pub(crate) fn stage_other(
+        &self,
+        frame: &[u8],
+        filter: FilterId,
+        stamp: u64,
+        hash: u32,
+    ) -> Result<u32, SendError> {
         let n = self.next.get();
         // The first of those that wait for a push, if it asks no more than they do.
         if n.wrapping_add(1) < self.usual.send.get()
