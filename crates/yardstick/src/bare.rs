@@ -2,7 +2,7 @@
 
 use crate::Pair;
 use crate::timing::{CHUNK, Chunks, TRIPS_IN_ALL, frames_of, median};
-use shm::{Access, LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window, WindowError};
+use shm::{Access, Lines, LoadOrder, Mapping, Memory, Routine, SharedFile, StoreOrder, Window, WindowError};
 use std::hint::black_box;
 use std::io;
 use std::time::Instant;
@@ -45,8 +45,63 @@ pub fn lines_of(frame_bytes: usize) -> usize {
 #[derive(Debug)]
 pub struct Bare(SharedFile);
 
-/// One side. Lines are written and read in full, in a row of places; the last word of the last line says which turn it is.
-struct Side {
+/// One side of an exchange. Lines are written and read in full, in a row of places; the last word of the last line says which
+/// turn it is.
+trait Side: Send {
+    /// Writes the `n`th frame into its place at the other side.
+    fn send(&self, n: u64, frame: &[u8; MOST]) -> Result<(), WindowError>;
+    /// Waits for the `n`th frame, and reads it.
+    fn receive(&self, n: u64, frame: &mut [u8; MOST]) -> Result<(), WindowError>;
+    /// This side's memory, and the other one's.
+    fn memory(&self) -> (&Mapping, &Mapping);
+}
+
+/// Frames of `LINES` lines, each stored and loaded as the lanes do it: nothing is asked that is known.
+struct Straight<const LINES: usize> {
+    mine: Lines<Mapping>,
+    theirs: Lines<Mapping>,
+}
+
+impl<const LINES: usize> Side for Straight<LINES> {
+    #[inline(always)]
+    fn send(&self, n: u64, frame: &[u8; MOST]) -> Result<(), WindowError> {
+        let first = n.wrapping_mul(LINES as u64);
+        for (line, bytes) in (first..).zip(frame.as_chunks::<64>().0).take(LINES) {
+            let (body, word) =
+                (bytes.first_chunk().unwrap_or(&[0; 56]), bytes.last_chunk().unwrap_or(&[0; 8]));
+            if line.wrapping_sub(first) + 1 == LINES as u64 {
+                self.theirs.store_bytes(line, body, n, StoreOrder::Release)?;
+            } else {
+                self.theirs.store_bytes(line, body, u64::from_le_bytes(*word), StoreOrder::Relaxed)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn receive(&self, n: u64, frame: &mut [u8; MOST]) -> Result<(), WindowError> {
+        let first = n.wrapping_mul(LINES as u64);
+        let last = first.wrapping_add(LINES as u64 - 1);
+        while self.mine.last(last, LoadOrder::Acquire)? != n {
+            std::hint::spin_loop();
+        }
+        for (line, bytes) in (first..).zip(frame.as_chunks_mut::<64>().0).take(LINES) {
+            let Some((body, word)) = bytes.split_first_chunk_mut::<56>() else { break };
+            self.mine.read(line, body)?;
+            if line != last {
+                word.copy_from_slice(&self.mine.last(line, LoadOrder::Relaxed)?.to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> (&Mapping, &Mapping) {
+        (self.mine.window(), self.theirs.window())
+    }
+}
+
+/// Frames of any number of lines, copied by a routine.
+struct Copied {
     mine: Mapping,
     theirs: Mapping,
     /// Bytes of one place, and where its word is.
@@ -55,12 +110,14 @@ struct Side {
     routine: Routine,
 }
 
-impl Side {
+impl Copied {
     fn place(&self, n: u64) -> (usize, usize) {
         let place = usize::try_from(n & (self.places - 1)).unwrap_or(0);
         (place * self.bytes, self.bytes - 8)
     }
+}
 
+impl Side for Copied {
     #[inline]
     fn send(&self, n: u64, frame: &[u8; MOST]) -> Result<(), WindowError> {
         let (at, body) = self.place(n);
@@ -76,6 +133,10 @@ impl Side {
         }
         self.mine.read_by(self.routine, at, &mut frame[..body])
     }
+
+    fn memory(&self) -> (&Mapping, &Mapping) {
+        (&self.mine, &self.theirs)
+    }
 }
 
 impl Bare {
@@ -87,22 +148,32 @@ impl Bare {
         Ok(Self(SharedFile::create("yardstick", 2 * AREA)?))
     }
 
-    fn sides(&self, lines: usize, places: u64, routine: Routine) -> Result<(Side, Side), BareError> {
-        let bytes = lines.clamp(1, MOST_LINES) * 64;
+    /// The memory of both sides, each with the other's, of which so many bytes are used. What an earlier measurement left there
+    /// would be taken for a frame.
+    fn areas(&self, bytes: usize) -> Result<[(Mapping, Mapping); 2], BareError> {
         let map = |at| Mapping::new(&self.0, at, AREA, Access::ReadWrite);
-        let side = |mine, theirs| -> Result<Side, BareError> {
-            Ok(Side { mine: map(mine)?, theirs: map(theirs)?, bytes, places, routine })
-        };
-        let (here, there) = (side(0, AREA)?, side(AREA, 0)?);
-        // What an earlier measurement left there would be taken for a frame.
-        for side in [&here, &there] {
-            for n in 0..places {
-                let (at, body) = side.place(n);
-                side.mine.store_u64(at + body, 0, StoreOrder::Release)?;
+        let areas = [(map(0)?, map(AREA)?), (map(AREA)?, map(0)?)];
+        for (mine, _) in &areas {
+            for at in (0..bytes).step_by(8) {
+                mine.store_u64(at, 0, StoreOrder::Release)?;
             }
-            side.mine.store_u64(CREDIT, 0, StoreOrder::Release)?;
+            mine.store_u64(CREDIT, 0, StoreOrder::Release)?;
         }
-        Ok((here, there))
+        Ok(areas)
+    }
+
+    fn straight<const LINES: usize>(&self, places: u64) -> Result<[Straight<LINES>; 2], BareError> {
+        let lines = usize::try_from(places).unwrap_or(1) * LINES;
+        let [here, there] = self.areas(lines * 64)?.map(|(mine, theirs)| -> Result<_, WindowError> {
+            Ok(Straight { mine: Lines::new(mine, lines)?, theirs: Lines::new(theirs, lines)? })
+        });
+        Ok([here?, there?])
+    }
+
+    fn copied(&self, lines: usize, places: u64, routine: Routine) -> Result<[Copied; 2], BareError> {
+        let bytes = lines.clamp(1, MOST_LINES) * 64;
+        let all = usize::try_from(places).unwrap_or(1) * bytes;
+        Ok(self.areas(all)?.map(|(mine, theirs)| Copied { mine, theirs, bytes, places, routine }))
     }
 
     /// Nanoseconds for so many lines there and as many back, through one place, all written and all read.
@@ -119,32 +190,11 @@ impl Bare {
     /// [`BareError`].
     pub fn ring_round_trip(&self, pair: &mut Pair<'_>, lines: usize, places: u64) -> Result<f64, BareError> {
         let places = places.clamp(1, PLACES);
-        let (here, there) = self.sides(lines, places, Routine::for_size(lines * 64 - 8))?;
-        let (ours, theirs) = pair.both(
-            move || -> Result<f64, WindowError> {
-                let mut frame = [1; MOST];
-                let mut chunks = Chunks::of_trips();
-                for chunk in chunks.by_ref() {
-                    for n in chunk {
-                        here.send(n, &frame)?;
-                        here.receive(n, &mut frame)?;
-                        black_box(&frame);
-                    }
-                }
-                Ok(chunks.median_ns())
-            },
-            move || -> Result<(), WindowError> {
-                let mut frame = [0; MOST];
-                for n in 1..=TRIPS_IN_ALL {
-                    there.receive(n, &mut frame)?;
-                    black_box(&frame);
-                    there.send(n, &frame)?;
-                }
-                Ok(())
-            },
-        );
-        theirs?;
-        Ok(ours?)
+        match lines {
+            0 | 1 => trips(pair, self.straight::<1>(places)?),
+            2 => trips(pair, self.straight::<2>(places)?),
+            _ => trips(pair, self.copied(lines, places, Routine::for_size(lines * 64 - 8))?),
+        }
     }
 
     /// Nanoseconds for one line there and back by this thread alone, which finds all lines in its first cache: what the
@@ -153,7 +203,7 @@ impl Bare {
     /// # Errors
     /// [`BareError`].
     pub fn alone(&self) -> Result<f64, BareError> {
-        let (here, there) = self.sides(1, 1, Routine::Words)?;
+        let [here, there] = self.straight::<1>(1)?;
         let mut frame = [1; MOST];
         let mut chunks = Chunks::of_trips();
         for chunk in chunks.by_ref() {
@@ -173,7 +223,7 @@ impl Bare {
     /// # Errors
     /// [`BareError`].
     pub fn line_rate(&self, pair: &mut Pair<'_>) -> Result<f64, BareError> {
-        self.rate(pair, 1, Routine::Words)
+        stream(pair, self.straight::<1>(PLACES)?, frames_of(64))
     }
 
     /// Millions of frames of `bytes` bytes per second through the ring that one would write without further thought:
@@ -182,43 +232,76 @@ impl Bare {
     /// # Errors
     /// [`BareError`].
     pub fn copy_rate(&self, pair: &mut Pair<'_>, bytes: usize) -> Result<f64, BareError> {
-        self.rate(pair, lines_of(bytes), Routine::Memcpy)
+        let lines = lines_of(bytes);
+        stream(pair, self.copied(lines, PLACES, Routine::Memcpy)?, frames_of(lines * 64))
     }
+}
 
-    fn rate(&self, pair: &mut Pair<'_>, lines: usize, routine: Routine) -> Result<f64, BareError> {
-        let (here, there) = self.sides(lines, PLACES, routine)?;
-        let frames = frames_of(lines * 64);
-        let (ours, theirs) = pair.both(
-            move || -> Result<f64, WindowError> {
-                let frame = [1; MOST];
-                let mut free = PLACES;
-                let mut chunks = Chunks::of_frames(frames);
-                for chunk in chunks.by_ref() {
-                    for n in chunk {
-                        while n > free {
-                            std::hint::spin_loop();
-                            free = here.mine.load_u64(CREDIT, LoadOrder::Acquire)? + PLACES;
-                        }
-                        here.send(n, black_box(&frame))?;
-                    }
-                }
-                Ok(chunks.millions_per_s())
-            },
-            move || -> Result<(), WindowError> {
-                let mut frame = [0; MOST];
-                for n in 1..=frames {
-                    there.receive(n, &mut frame)?;
+/// Nanoseconds for a frame there and back.
+fn trips<'scope>(pair: &mut Pair<'scope>, [here, there]: [impl Side + 'scope; 2]) -> Result<f64, BareError> {
+    let (ours, theirs) = pair.both(
+        move || -> Result<f64, WindowError> {
+            let mut frame = [1; MOST];
+            let mut chunks = Chunks::of_trips();
+            for chunk in chunks.by_ref() {
+                for n in chunk {
+                    here.send(n, &frame)?;
+                    here.receive(n, &mut frame)?;
                     black_box(&frame);
-                    if n % (PLACES / 4) == 0 || n == frames {
-                        there.theirs.store_u64(CREDIT, n, StoreOrder::Release)?;
-                    }
                 }
-                Ok(())
-            },
-        );
-        theirs?;
-        Ok(ours?)
-    }
+            }
+            Ok(chunks.median_ns())
+        },
+        move || -> Result<(), WindowError> {
+            let mut frame = [0; MOST];
+            for n in 1..=TRIPS_IN_ALL {
+                there.receive(n, &mut frame)?;
+                black_box(&frame);
+                there.send(n, &frame)?;
+            }
+            Ok(())
+        },
+    );
+    theirs?;
+    Ok(ours?)
+}
+
+/// Millions of frames per second one way.
+fn stream<'scope>(
+    pair: &mut Pair<'scope>,
+    [here, there]: [impl Side + 'scope; 2],
+    frames: u64,
+) -> Result<f64, BareError> {
+    let (ours, theirs) = pair.both(
+        move || -> Result<f64, WindowError> {
+            let frame = [1; MOST];
+            let mut free = PLACES;
+            let mut chunks = Chunks::of_frames(frames);
+            for chunk in chunks.by_ref() {
+                for n in chunk {
+                    while n > free {
+                        std::hint::spin_loop();
+                        free = here.memory().0.load_u64(CREDIT, LoadOrder::Acquire)? + PLACES;
+                    }
+                    here.send(n, black_box(&frame))?;
+                }
+            }
+            Ok(chunks.millions_per_s())
+        },
+        move || -> Result<(), WindowError> {
+            let mut frame = [0; MOST];
+            for n in 1..=frames {
+                there.receive(n, &mut frame)?;
+                black_box(&frame);
+                if n % (PLACES / 4) == 0 || n == frames {
+                    there.memory().1.store_u64(CREDIT, n, StoreOrder::Release)?;
+                }
+            }
+            Ok(())
+        },
+    );
+    theirs?;
+    Ok(ours?)
 }
 
 /// Private memory that no cache holds, for [`Cold::memcpy`].
