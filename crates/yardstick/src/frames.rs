@@ -221,8 +221,9 @@ impl<O: Window, M: Memory> End<O, M> {
         let mut events: [Event<'_, Host, O, M>; 32] = std::array::from_fn(|_| Event::Nothing);
         while left > 0 {
             let count = self.vi.poll(&mut events);
-            for event in events.iter_mut().take(count) {
-                match std::mem::take(event) {
+            // The next poll lets them go.
+            for event in events.iter().take(count) {
+                match event {
                     Event::Received(packet) => {
                         let got = packet.copy_to(black_box(frame))?;
                         if got != frame.len() {
@@ -231,7 +232,7 @@ impl<O: Window, M: Memory> End<O, M> {
                         left -= 1;
                         patience = Patience::default();
                     }
-                    Event::ReceiveFailed { reason, .. } => return Err(Failure::Lane(reason)),
+                    Event::ReceiveFailed { reason, .. } => return Err(Failure::Lane(*reason)),
                     _ => {}
                 }
             }
