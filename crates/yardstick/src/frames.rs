@@ -230,13 +230,14 @@ impl<O: Window, M: Memory> End<O, M> {
                             return Err(Failure::Length { sent: frame.len(), got });
                         }
                         left -= 1;
-                        patience = Patience::default();
                     }
                     Event::ReceiveFailed { reason, .. } => return Err(Failure::Lane(*reason)),
                     _ => {}
                 }
             }
-            if count == 0 {
+            if count > 0 {
+                patience = Patience::default();
+            } else {
                 patience.spin()?;
             }
         }

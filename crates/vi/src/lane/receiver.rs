@@ -282,16 +282,15 @@ impl<M: Memory, O: Window> Receiver<M, O> {
             };
         }
         self.alive()?;
-        let (n, count) = body.slots();
-        self.release(n, count)
+        let (first, next) = body.slots();
+        self.release(first, next.wrapping_sub(first))
     }
 
     /// [`let_go`](Self::let_go) of a frame of this lane's that was not let go yet. Usually it is short, it is its turn, and
     /// nothing else is to be done then.
     #[inline(always)]
     pub(crate) fn let_go_packet(&self, body: &Body) -> Result<(), LaneOver> {
-        let (first, count) = body.slots();
-        let next = first.wrapping_add(count);
+        let (first, next) = body.slots();
         if body.buffer().is_none() && first == self.let_go.get() && next < self.settle_at.get() {
             self.let_go.set(next);
             return Ok(());
@@ -354,12 +353,14 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         if end > body.len() {
             return Err(WindowError::OutOfBounds);
         }
-        if let Some(index) = body.buffer() {
-            self.fetch_behind(body, at, out.len());
-            let at = self.geometry.buffer_at(index) + at;
-            return self.slots.window().read_by(routine(out.len()), at, out);
+        match body.buffer() {
+            Some(index) => {
+                self.fetch_behind(body, at, out.len());
+                let at = self.geometry.buffer_at(index) + at;
+                self.slots.window().read_by(routine(out.len()), at, out)
+            }
+            None => short::load(&self.slots, &self.geometry, body.lies(), at, out),
         }
-        short::load(&self.slots, &self.geometry, body.lies(), at, out)
     }
 
     /// The `n`th event told of a buffer.

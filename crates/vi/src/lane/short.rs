@@ -24,6 +24,8 @@ pub(crate) struct Lies {
     pub(crate) len: usize,
     /// What was in last words: of its first line, and of its rest.
     pub(crate) tails: u64,
+    /// Whether all else is in its first line: see [`Body::straight`](super::body::Body::straight).
+    pub(crate) straight: bool,
 }
 
 /// Cuts a frame into its four pieces. A rest that its line's last word can hold is nowhere else.
@@ -75,10 +77,9 @@ pub(crate) fn load(
     at: usize,
     out: &mut [u8],
 ) -> Result<(), WindowError> {
-    if at == 0
-        && !geometry.stamps
+    if lies.straight
+        && at == 0
         && let Some((whole, rest)) = out.split_first_chunk_mut::<BODY_BYTES>()
-        && lies.len <= LINE_FRAME + TAIL_BYTES
     {
         slots.read(lies.n, whole)?;
         // One store: bytes that are stored one by one cannot be loaded again as a word at once.
@@ -153,7 +154,8 @@ mod tests {
             memory.write(geometry.slot_at(n), first(frame, stamps)).unwrap();
             memory.write(geometry.slot_at(n + 1), second(frame, stamps)).unwrap();
             let [tail, rest] = tails(frame, stamps);
-            let lies = Lies { n, len: frame.len(), tails: u64::from(rest) << 32 | u64::from(tail) };
+            let straight = !stamps && frame.len() <= LINE_FRAME + TAIL_BYTES;
+            let lies = Lies { n, len: frame.len(), tails: u64::from(rest) << 32 | u64::from(tail), straight };
             let at = at.min(frame.len());
             let len = len.min(frame.len() - at);
             let mut out = vec![0xEE; len];

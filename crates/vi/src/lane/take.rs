@@ -94,6 +94,14 @@ impl Rests {
         self.rests.get(place(behind)).map(|rest| u64::from(rest.get()))
     }
 
+    /// The same of a frame that is not the first one.
+    #[inline(always)]
+    fn of_later(&self, n: u64) -> Option<u64> {
+        let behind = n.wrapping_sub(self.first.get());
+        let later = behind.wrapping_sub(1) < MOST_RESTS as u64 - 1;
+        self.rests.get(place(behind)).filter(|_| later).map(|rest| u64::from(rest.get()))
+    }
+
     #[inline(always)]
     fn is_first(&self, n: u64) -> bool {
         n == self.first.get()
@@ -135,25 +143,22 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     /// this first, and [`take_other`](Self::take_other) by another way, has the usual frame in registers.
     #[inline(always)]
     pub(crate) fn take_usual(&self) -> Taken {
-        let mut n = self.taken.get();
-        let Ok(mut last) = self.last_word(n, acquire(Site::SeeEvent)) else { return Taken::Other };
-        if Line::begins(last) ^ self.lap.usual.get() == u64::from(RESTS) {
-            n = n.wrapping_add(1);
-            last = self.pass_rests(last);
-        }
+        let n = self.taken.get();
+        let Ok(last) = self.last_word(n, acquire(Site::SeeEvent)) else { return Taken::Other };
         let kind = Line::begins(last) ^ self.lap.usual.get();
         let bytes = Line::short_len(last);
-        let free = n.wrapping_sub(self.let_go.get()) < u64::from(self.geometry.slots);
+        let free = self.is_free(n);
         if kind == u64::from(INLINE) && bytes <= LINE_MOST && free {
-            return Taken::Usual(self.take_line(n, last, Body::in_line(n, bytes, u64::from(low32(last)))));
+            let body = Body::in_line(n, bytes, u64::from(low32(last))).straight();
+            return Taken::Usual(self.take_line(n, last, body));
         }
         if kind == u64::from(SHARES)
             && bytes <= TAIL_MOST
             && free
-            && let Some(rest) = self.rests.of(n)
+            && let Some(rest) = self.rests.of_later(n)
         {
             let tails = u64::from(low32(last)) | rest << 32;
-            let body = Body::sharing(n, LINE_MOST + bytes, tails, self.rests.is_first(n));
+            let body = Body::sharing(n, LINE_MOST + bytes, tails, false).straight();
             return Taken::Usual(self.take_line(n, last, body));
         }
         if self.lap.is_before(last) && self.owes_nothing() {
@@ -162,7 +167,30 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         if kind == u64::from(TWO_LINES) && bytes <= LINE_MOST {
             return self.take_pair(n, bytes, last);
         }
-        Taken::Other
+        if kind == u64::from(RESTS) { self.take_behind_rests(last) } else { Taken::Other }
+    }
+
+    /// Whether the sender had credit for the `n`th slot.
+    #[inline(always)]
+    fn is_free(&self, n: u64) -> bool {
+        n.wrapping_sub(self.let_go.get()) < u64::from(self.geometry.slots)
+    }
+
+    /// Takes the next slot, which ends with this word and is a line of rests, and the frame behind it, which has the first one.
+    #[inline(always)]
+    fn take_behind_rests(&self, last: u64) -> Taken {
+        let last = self.pass_rests(last);
+        let n = self.taken.get();
+        let kind = Line::begins(last) ^ self.lap.usual.get();
+        let bytes = Line::short_len(last);
+        match self.rests.of(n) {
+            Some(rest) if kind == u64::from(SHARES) && bytes <= TAIL_MOST && self.is_free(n) => {
+                let tails = u64::from(low32(last)) | rest << 32;
+                let body = Body::sharing(n, LINE_MOST + bytes, tails, self.rests.is_first(n)).straight();
+                Taken::Usual(self.take_line(n, last, body))
+            }
+            _ => Taken::Other,
+        }
     }
 
     /// Takes the next slot, which ends with this word and is a line of rests; the last word of the one behind it. On a lane that
@@ -179,15 +207,15 @@ impl<M: Memory, O: Window> Receiver<M, O> {
     #[inline(always)]
     fn take_pair(&self, n: u64, bytes: u32, last: u64) -> Taken {
         let next = n.wrapping_add(1);
-        let free = next.wrapping_sub(self.let_go.get()) < u64::from(self.geometry.slots);
         // Stored before the word that was seen with acquire.
         let Ok(second) = self.last_word(next, LoadOrder::Relaxed) else { return Taken::Other };
-        if Line::lap(second) != self.lap.comes.get() || self.geometry.is_first(next) || !free {
+        if Line::lap(second) != self.lap.comes.get() || self.geometry.is_first(next) || !self.is_free(next) {
             return Taken::Other;
         }
         self.take_slot(next);
         let tails = u64::from(low32(last)) | u64::from(low32(second)) << 32;
         let body = Body::in_two_lines(n, LINE_MOST + bytes, tails);
+        let body = if bytes <= TAIL_MOST { body.straight() } else { body };
         Taken::Usual(Arrival { meta: Meta { filter: Line::filter(last), ..Meta::default() }, body })
     }
 
