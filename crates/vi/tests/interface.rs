@@ -153,6 +153,22 @@ fn a_receiver_that_lets_nothing_go_fills_the_lane_and_it_is_counted() {
 }
 
 #[test]
+fn what_stands_behind_the_last_event_of_a_poll_holds_nobody_up() {
+    let (from, to, out, _lane) = joined();
+    let mut events = events();
+    let mut send_and_poll = |count: usize| {
+        (0..count).for_each(|_| from.transmit(out, &[7; 60], Meta::default(), RequestId(0)).unwrap());
+        assert_eq!(from.transmit_unbundle(&mut [RequestId(0); 8]), count);
+        assert_eq!(to.poll(&mut events), count);
+        assert!(events[count..].iter().all(|event| matches!(event, Event::Nothing)));
+    };
+    // A slice that was full once, and never again: its last packets would stay there.
+    send_and_poll(8);
+    (0..1000).for_each(|n| send_and_poll(n % 4));
+    assert_eq!(to.statistics().received_packets, 8 + 1500);
+}
+
+#[test]
 fn a_jumbo_frame_is_several_packets() {
     let (from, to, out, _lane) = joined();
     let frame: Vec<u8> = (0..5000_usize).map(|at| (at / 7).to_le_bytes()[0]).collect();

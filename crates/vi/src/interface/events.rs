@@ -48,8 +48,8 @@ pub enum Event<'vi, D, O: Window = Mapping, M: Memory = Mapping> {
 }
 
 impl<D, O: Window, M: Memory> Vi<D, O, M> {
-    /// Writes events into `events`, from its beginning; how many. What stood in the places that it writes to is dropped;
-    /// places behind the last event are left as they are.
+    /// Writes events into `events`, from its beginning; how many. All that stood there is dropped, behind the last event too:
+    /// a packet that was left there would hold up its sender, however many were taken and let go after it.
     #[inline]
     pub fn poll<'vi>(&'vi self, events: &mut [Event<'vi, D, O, M>]) -> usize {
         let lanes = self.receive.len();
@@ -69,7 +69,15 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
                 return count;
             }
         }
-        if self.others.get() || !self.completed.all_told() { self.poll_others(events, count) } else { count }
+        if self.others.get() || !self.completed.all_told() {
+            count = self.poll_others(events, count);
+        }
+        for place in events.iter_mut().skip(count) {
+            if !matches!(place, Event::Nothing) {
+                *place = Event::Nothing;
+            }
+        }
+        count
     }
 
     /// Writes what comes by one lane; how many events that is.
