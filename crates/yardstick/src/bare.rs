@@ -56,43 +56,28 @@ trait Side: Send {
     fn memory(&self) -> (&Mapping, &Mapping);
 }
 
-/// Frames of `LINES` lines, each stored and loaded as the lanes do it: nothing is asked that is known.
-struct Straight<const LINES: usize> {
+/// Frames of one line, stored and loaded as the lanes do it: nothing is asked that is known.
+struct Straight {
     mine: Lines<Mapping>,
     theirs: Lines<Mapping>,
 }
 
-impl<const LINES: usize> Side for Straight<LINES> {
+impl Side for Straight {
     #[inline(always)]
     fn send(&self, n: u64, frame: &[u8; MOST]) -> Result<(), WindowError> {
-        let first = n.wrapping_mul(LINES as u64);
-        for (line, bytes) in (first..).zip(frame.as_chunks::<64>().0).take(LINES) {
-            let (body, word) =
-                (bytes.first_chunk().unwrap_or(&[0; 56]), bytes.last_chunk().unwrap_or(&[0; 8]));
-            if line.wrapping_sub(first) + 1 == LINES as u64 {
-                self.theirs.store_bytes(line, body, n, StoreOrder::Release)?;
-            } else {
-                self.theirs.store_bytes(line, body, u64::from_le_bytes(*word), StoreOrder::Relaxed)?;
-            }
-        }
-        Ok(())
+        let body = frame.first_chunk().unwrap_or(&[0; 56]);
+        self.theirs.store_bytes(n, body, n, StoreOrder::Release)
     }
 
     #[inline(always)]
     fn receive(&self, n: u64, frame: &mut [u8; MOST]) -> Result<(), WindowError> {
-        let first = n.wrapping_mul(LINES as u64);
-        let last = first.wrapping_add(LINES as u64 - 1);
-        while self.mine.last(last, LoadOrder::Acquire)? != n {
+        while self.mine.last(n, LoadOrder::Acquire)? != n {
             std::hint::spin_loop();
         }
-        for (line, bytes) in (first..).zip(frame.as_chunks_mut::<64>().0).take(LINES) {
-            let Some((body, word)) = bytes.split_first_chunk_mut::<56>() else { break };
-            self.mine.read(line, body)?;
-            if line != last {
-                word.copy_from_slice(&self.mine.last(line, LoadOrder::Relaxed)?.to_le_bytes());
-            }
+        match frame.first_chunk_mut() {
+            Some(body) => self.mine.read(n, body),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn memory(&self) -> (&Mapping, &Mapping) {
@@ -162,8 +147,8 @@ impl Bare {
         Ok(areas)
     }
 
-    fn straight<const LINES: usize>(&self, places: u64) -> Result<[Straight<LINES>; 2], BareError> {
-        let lines = usize::try_from(places).unwrap_or(1) * LINES;
+    fn straight(&self) -> Result<[Straight; 2], BareError> {
+        let lines = usize::try_from(PLACES).unwrap_or(1);
         let [here, there] = self.areas(lines * 64)?.map(|(mine, theirs)| -> Result<_, WindowError> {
             Ok(Straight { mine: Lines::new(mine, lines)?, theirs: Lines::new(theirs, lines)? })
         });
@@ -189,12 +174,8 @@ impl Bare {
     /// # Errors
     /// [`BareError`].
     pub fn ring_round_trip(&self, pair: &mut Pair<'_>, lines: usize, places: u64) -> Result<f64, BareError> {
-        let places = places.clamp(1, PLACES);
-        match lines {
-            0 | 1 => trips(pair, self.straight::<1>(places)?),
-            2 => trips(pair, self.straight::<2>(places)?),
-            _ => trips(pair, self.copied(lines, places, Routine::for_size(lines * 64 - 8))?),
-        }
+        let routine = Routine::for_size(lines * 64 - 8);
+        trips(pair, self.copied(lines, places.clamp(1, PLACES), routine)?)
     }
 
     /// Nanoseconds for one line there and back by this thread alone, which finds all lines in its first cache: what the
@@ -203,7 +184,7 @@ impl Bare {
     /// # Errors
     /// [`BareError`].
     pub fn alone(&self) -> Result<f64, BareError> {
-        let [here, there] = self.straight::<1>(1)?;
+        let [here, there] = self.copied(1, 1, Routine::Words)?;
         let mut frame = [1; MOST];
         let mut chunks = Chunks::of_trips();
         for chunk in chunks.by_ref() {
@@ -218,12 +199,20 @@ impl Bare {
         Ok(chunks.median_ns())
     }
 
-    /// Millions of single lines per second through a ring that says every quarter how far it is.
+    /// Millions of single lines per second through a ring that says every quarter how far it is, by what windows offer everybody.
     ///
     /// # Errors
     /// [`BareError`].
     pub fn line_rate(&self, pair: &mut Pair<'_>) -> Result<f64, BareError> {
-        stream(pair, self.straight::<1>(PLACES)?, frames_of(64))
+        stream(pair, self.copied(1, PLACES, Routine::Words)?, frames_of(64))
+    }
+
+    /// The same by what the lanes use, [`Lines`]: the fastest ring of lines that is known here, which knows of nothing but lines.
+    ///
+    /// # Errors
+    /// [`BareError`].
+    pub fn straight_rate(&self, pair: &mut Pair<'_>) -> Result<f64, BareError> {
+        stream(pair, self.straight()?, frames_of(64))
     }
 
     /// Millions of frames of `bytes` bytes per second through the ring that one would write without further thought:
