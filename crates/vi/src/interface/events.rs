@@ -50,8 +50,42 @@ pub enum Event<'vi, D, O: Window = Mapping, M: Memory = Mapping> {
 impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// Writes events into `events`, from its beginning; how many. All that stood there is dropped, behind the last event too:
     /// a packet that was left there would hold up its sender, however many were taken and let go after it.
-    #[inline]
+    #[inline(always)]
     pub fn poll<'vi>(&'vi self, events: &mut [Event<'vi, D, O, M>]) -> usize {
+        match events {
+            [place] => self.poll_one(place),
+            _ => self.poll_many(events),
+        }
+    }
+
+    /// Who has room for one event waits for that one: a usual frame, or nothing, is told where the question is asked.
+    #[inline(always)]
+    fn poll_one<'vi>(&'vi self, place: &mut Event<'vi, D, O, M>) -> usize {
+        if let [lane] = self.receive.as_slice()
+            && !self.merges.get()
+        {
+            match lane.receiver.take_usual() {
+                Taken::Usual(arrival) => {
+                    add(&self.counters.received_packets, 1);
+                    add(&self.counters.received_bytes, arrival.body.len() as u64);
+                    *place = Event::Received(Packet::new(lane, arrival));
+                    return 1;
+                }
+                Taken::Nothing if self.only_lanes_tell() && matches!(place, Event::Nothing) => return 0,
+                _ => {}
+            }
+        }
+        self.poll_many(std::slice::from_mut(place))
+    }
+
+    /// Whether there is no event but those that lanes tell of.
+    #[inline(always)]
+    fn only_lanes_tell(&self) -> bool {
+        !self.others.get() && self.completed.all_told()
+    }
+
+    #[inline(never)]
+    fn poll_many<'vi>(&'vi self, events: &mut [Event<'vi, D, O, M>]) -> usize {
         let lanes = self.receive.len();
         let mut count = 0;
         let mut turn = self.turn.get();
@@ -69,7 +103,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
                 return count;
             }
         }
-        if self.others.get() || !self.completed.all_told() {
+        if !self.only_lanes_tell() {
             count = self.poll_others(events, count);
         }
         for place in events.iter_mut().skip(count) {
