@@ -2,7 +2,7 @@
 
 use crate::filter::{FlowCache, Table, Verdict};
 use crate::interface::{LaneId, TransmitError, Vi};
-use crate::lane::{Meta, SendError};
+use crate::lane::{FilterId, Meta, SendError};
 use crate::packet::RequestId;
 use shm::{Memory, Window};
 
@@ -38,12 +38,13 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         stamp: u64,
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
-        if let Some((lane, filter)) = cache.only(table, frame)
-            && self.transmit_usual(lane, frame, filter, request)
-        {
+        let Some((lane, filter)) = cache.only(table, frame) else {
+            return self.to_all(table, cache, frame, stamp, request, Self::transmit);
+        };
+        if self.transmit_usual(lane, frame, filter, request) {
             return Ok(Steered { verdict: cache.verdict(), sent: 1, full: 0 });
         }
-        self.to_all(table, cache, frame, stamp, request, Self::transmit)
+        self.transmit_to_one(cache.verdict(), lane, frame, filter, stamp, request)
     }
 
     /// Stages a frame for every interface whose filter takes it, as [`transmit_steered`](Self::transmit_steered) sends it.
@@ -60,12 +61,40 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         stamp: u64,
         request: RequestId,
     ) -> Result<Steered, TransmitError> {
-        if let Some((lane, filter)) = cache.only(table, frame)
-            && self.transmit_init_usual(lane, frame, filter, request)
-        {
+        let Some((lane, filter)) = cache.only(table, frame) else {
+            return self.to_all(table, cache, frame, stamp, request, Self::transmit_init);
+        };
+        if self.transmit_init_usual(lane, frame, filter, request) {
             return Ok(Steered { verdict: cache.verdict(), sent: 1, full: 0 });
         }
-        self.to_all(table, cache, frame, stamp, request, Self::transmit_init)
+        self.transmit_init_to_one(cache.verdict(), lane, frame, filter, stamp, request)
+    }
+
+    /// In pieces: see [`Sender::send_other`](crate::lane::Sender::send_other).
+    #[inline(never)]
+    fn transmit_to_one(
+        &self,
+        verdict: Verdict,
+        lane: LaneId,
+        frame: &[u8],
+        filter: FilterId,
+        stamp: u64,
+        request: RequestId,
+    ) -> Result<Steered, TransmitError> {
+        to_one(verdict, self.transmit_other(lane, frame, filter, stamp, 0, request))
+    }
+
+    #[inline(never)]
+    fn transmit_init_to_one(
+        &self,
+        verdict: Verdict,
+        lane: LaneId,
+        frame: &[u8],
+        filter: FilterId,
+        stamp: u64,
+        request: RequestId,
+    ) -> Result<Steered, TransmitError> {
+        to_one(verdict, self.transmit_init_other(lane, frame, filter, stamp, 0, request))
     }
 
     /// Has `send` carry a frame to whom it concerns. The usual frame to one recipient, who is known already, does not come here.
@@ -93,5 +122,14 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             Err(error) => failed = failed.or(Some(error)),
         });
         failed.map_or(Ok(steered), Err)
+    }
+}
+
+/// What became of a frame that had one recipient.
+fn to_one(verdict: Verdict, sent: Result<(), TransmitError>) -> Result<Steered, TransmitError> {
+    match sent {
+        Ok(()) => Ok(Steered { verdict, sent: 1, full: 0 }),
+        Err(TransmitError::Lane(SendError::Full)) => Ok(Steered { verdict, sent: 0, full: 1 }),
+        Err(error) => Err(error),
     }
 }

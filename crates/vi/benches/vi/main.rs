@@ -40,9 +40,10 @@ type Measured = Result<f64, Box<dyn Error>>;
 /// A row: its name, how, what it is compared with.
 type Row = (&'static str, for<'scope> fn(&mut Bench, &mut Pair<'scope>) -> Measured, &'static str);
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 11] = [
     ("round trip, 60 bytes, ns", |on, pair| Ok(on.plain.round_trip(pair, 60)?.median_ns), "one line"),
     ("round trip, 64 bytes, ns", |on, pair| Ok(on.plain.round_trip(pair, 64)?.median_ns), "two lines"),
+    ("round trip, 128 bytes, ns", |on, pair| Ok(on.plain.round_trip(pair, 128)?.median_ns), "two lines"),
     ("one line, 256 places, ns", |on, pair| Ok(on.bare.ring_round_trip(pair, 1, 256)?), "one line"),
     ("two lines, 128 places, ns", |on, pair| Ok(on.bare.ring_round_trip(pair, 2, 128)?), "two lines"),
     ("rate, 60 bytes, M/s", |on, pair| Ok(on.plain.rate(pair, 60, By::Transmit)?), "one-line ring"),

@@ -72,6 +72,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
                     return 1;
                 }
                 Taken::Nothing if self.only_lanes_tell() && matches!(place, Event::Nothing) => return 0,
+                Taken::Other if self.poll_other(lane, place) => return 1,
                 _ => {}
             }
         }

@@ -105,7 +105,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
 
     /// In pieces: see [`Sender::send_other`].
     #[inline(never)]
-    fn transmit_other(
+    pub(crate) fn transmit_other(
         &self,
         lane: LaneId,
         frame: &[u8],
@@ -175,7 +175,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
 
     /// In pieces: see [`Sender::send_other`].
     #[inline(never)]
-    fn transmit_init_other(
+    pub(crate) fn transmit_init_other(
         &self,
         lane: LaneId,
         frame: &[u8],
