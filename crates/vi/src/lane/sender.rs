@@ -9,6 +9,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Posted buffers of which a cache line tells.
+const POSTS_OF_LINE: u64 = 8;
+
 /// Slots that may wait for a push; one more pushes them all.
 pub(super) const BATCH: u64 = 64;
 
@@ -160,7 +163,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
     /// # Errors
     /// The lane is over.
     pub fn buffers(&self) -> Result<u32, LaneOver> {
-        self.look_for_buffers()?;
+        self.look_for_buffers(usize::MAX)?;
         Ok(u32::try_from(self.free.borrow().len()).unwrap_or(u32::MAX))
     }
 
@@ -291,7 +294,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
     pub(super) fn need_buffers(&self, count: usize) -> Result<(), SendError> {
         self.alive()?;
         if self.free.borrow().len() < count {
-            self.look_for_buffers()?;
+            self.look_for_buffers(count)?;
             if self.free.borrow().len() < count {
                 return Err(SendError::Full);
             }
@@ -315,11 +318,14 @@ impl<O: Window, M: Memory> Sender<O, M> {
         Ok(())
     }
 
-    fn look_for_buffers(&self) -> Result<(), LaneOver> {
+    /// Takes posted buffers until there are as many as are wanted, and all of the cache line that the last one is in. The next
+    /// line is fetched meanwhile: every line of posts comes from the receiver's processor, and all at once a frame would wait
+    /// for all of them.
+    fn look_for_buffers(&self, wanted: usize) -> Result<(), LaneOver> {
         self.alive()?;
         let places = self.geometry.posted_slots();
         // Bounded: a receiver that posts without end is a liar, and found out below.
-        loop {
+        while self.free.borrow().len() < wanted || !self.seen.get().is_multiple_of(POSTS_OF_LINE) {
             let at = self.geometry.posted_at(self.seen.get());
             let word = self.inbound.load_u64(at, acquire(Site::SeeBuffer));
             let (lap, address) = Address::from_wire(word.map_err(|error| self.fail(error.into()))?);
@@ -339,6 +345,8 @@ impl<O: Window, M: Memory> Sender<O, M> {
             self.free.borrow_mut().push_back(index);
             self.seen.set(self.seen.get() + 1);
         }
+        self.inbound.will_load(self.geometry.posted_at(self.seen.get()), LINE_BYTES);
+        Ok(())
     }
 
     /// A frame over as many buffers as it needs. All that it needs is there before its first byte is written.
