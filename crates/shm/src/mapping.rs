@@ -145,6 +145,15 @@ impl Mapping {
         self.behind == Behind::Device
     }
 
+    /// Says that stores to `bytes` bytes from `at` on follow soon: the processor fetches the lines, with leave to write them, while
+    /// the program does something else. Nothing changes; a range that is out of bounds, or is a device's, is ignored.
+    #[inline]
+    pub fn will_store(&self, at: usize, bytes: usize) {
+        if !self.is_device() {
+            self.range.will_store(at, bytes);
+        }
+    }
+
     /// What copies `bytes` bytes best.
     fn routine(&self, bytes: usize) -> Routine {
         self.fit(Routine::for_size(bytes))

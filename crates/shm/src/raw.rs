@@ -100,6 +100,12 @@ impl Raw {
         });
     }
 
+    /// Fetches the lines of a range to write them.
+    #[inline]
+    pub(crate) fn will_store(&self, at: usize, bytes: usize) {
+        self.each_line(at, bytes, fetch_to_store);
+    }
+
     /// The lines that a range has a part of; none of a range that is out of bounds.
     #[inline(always)]
     fn each_line(&self, at: usize, bytes: usize, hint: impl Fn(*mut u8)) {

@@ -32,6 +32,21 @@ fn words_are_little_endian_and_round_trip() {
 }
 
 #[test]
+fn hints_change_nothing_wherever_they_point() {
+    let file = SharedFile::create("test", BYTES as u64).unwrap();
+    let mapping = Mapping::new(&file, 0, BYTES as u64, Access::ReadWrite).unwrap();
+    mapping.write(0, &[7; BYTES]).unwrap();
+    let ranges = [(0, BYTES), (1, 1), (63, 2), (BYTES, 0), (BYTES - 1, 2), (usize::MAX, 1), (1, usize::MAX)];
+    for (at, bytes) in ranges {
+        mapping.will_store(at, bytes);
+        mapping.will_load(at, bytes);
+    }
+    let mut seen = [0; BYTES];
+    mapping.read(0, &mut seen).unwrap();
+    assert_eq!(seen, [7; BYTES]);
+}
+
+#[test]
 fn words_outside_and_crooked_words_touch_nothing() {
     for (name, window) in windows() {
         for at in [BYTES - 3, BYTES, usize::MAX - 2, usize::MAX] {

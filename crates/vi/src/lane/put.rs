@@ -20,6 +20,9 @@ use std::cell::Cell;
 /// How many slots before it is written a line is fetched.
 const AHEAD: u64 = 4;
 
+/// How many bytes of a buffer are fetched before a frame is written into it: as many lines as may be on their way at once.
+const AHEAD_BYTES: usize = 1024;
+
 /// The longest frame whose rest is in one last word.
 const LITTLE_MORE: usize = LINE_FRAME + TAIL_BYTES;
 
@@ -148,12 +151,25 @@ impl<O: Window, M: Memory> Sender<O, M> {
         self.usual.stage.set(if staged { most.min(self.published.get() + BATCH) } else { 0 });
     }
 
-    /// Says that a frame of so many bytes follows soon: the processor fetches the lines of its event meanwhile.
+    /// Says that a frame of so many bytes follows soon: the processor fetches the lines of its event meanwhile, and those of the
+    /// buffer that it will lie in.
     #[inline(always)]
     pub fn will_send(&self, bytes: usize) {
         self.slots.will_store(self.next.get());
         if bytes > LINE_FRAME {
+            self.will_send_more(bytes);
+        }
+    }
+
+    #[inline(never)]
+    fn will_send_more(&self, bytes: usize) {
+        if bytes <= self.geometry.short_most() {
             self.slots.will_store(self.next.get().wrapping_add(1));
+        } else if bytes < self.stream_from.get()
+            && let Some(&index) = self.free.borrow().front()
+            && let Some(memory) = self.slots.window().as_mapping()
+        {
+            memory.will_store(self.geometry.buffer_at(index), bytes.min(AHEAD_BYTES));
         }
     }
 

@@ -83,7 +83,7 @@ pub struct Sender<O, M> {
     /// What is not in its slot yet of those that wait for a push.
     pub(super) held: Held,
     /// Payloads from this length on are streamed past the caches.
-    stream_from: Cell<usize>,
+    pub(super) stream_from: Cell<usize>,
     /// Whether a streamed copy waits for its fence.
     pub(super) streamed: Cell<bool>,
     /// The arming that was answered last.
