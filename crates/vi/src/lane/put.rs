@@ -132,15 +132,21 @@ impl<O: Window, M: Memory> Sender<O, M> {
         hash: u32,
     ) -> Result<bool, SendError> {
         let meta = Meta { filter, stamp, hash };
-        if frame.len() <= self.geometry.short_most() && self.next.get() == self.published.get() {
+        if self.next.get() != self.published.get() || frame.len() > self.geometry.buffer_bytes as usize {
+            self.stage(&[frame], meta)?;
+            return Ok(self.push()?);
+        }
+        if frame.len() > self.geometry.short_most() {
+            let line = self.put_payload(frame, meta)?;
+            self.flush_streamed()?;
+            self.put(&line)?;
+        } else {
             self.need_slots(self.short_slots(frame.len()))?;
             self.put_short(frame, meta)?;
-            self.published.set(self.next.get());
-            self.look_ahead();
-            return Ok(self.armed()?);
         }
-        self.stage(&[frame], meta)?;
-        Ok(self.push()?)
+        self.published.set(self.next.get());
+        self.look_ahead();
+        Ok(self.armed()?)
     }
 
     /// What the next frames may do, now that credit, lap or what is staged have changed.
@@ -326,16 +332,23 @@ impl<O: Window, M: Memory> Sender<O, M> {
         self.next_slot();
     }
 
+    /// Streamed payloads are to arrive before what tells of them.
+    #[inline]
+    fn flush_streamed(&self) -> Result<(), LaneOver> {
+        if self.streamed.get() {
+            self.slots.window().flush().map_err(|error| self.fail(error.into()))?;
+            self.streamed.set(false);
+        }
+        Ok(())
+    }
+
     /// Publishes what is staged.
     #[inline]
     pub(super) fn publish_staged(&self) -> Result<(), LaneOver> {
         if self.next.get() == self.published.get() {
             return Ok(());
         }
-        if self.streamed.get() {
-            self.slots.window().flush().map_err(|error| self.fail(error.into()))?;
-            self.streamed.set(false);
-        }
+        self.flush_streamed()?;
         self.close_rests()?;
         // The tag of the first one orders all that were written before it.
         let (body, last) = (self.held.body.get(), self.held.last.get());

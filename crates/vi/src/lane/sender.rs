@@ -349,6 +349,15 @@ impl<O: Window, M: Memory> Sender<O, M> {
         Ok(())
     }
 
+    /// Writes a frame that fits one buffer into the next one; the line that tells of it.
+    pub(super) fn put_payload(&self, frame: &[u8], meta: Meta) -> Result<Line, SendError> {
+        self.need_slots(1)?;
+        self.need_buffers(1)?;
+        let Some(index) = self.free.borrow_mut().pop_front() else { return Err(SendError::Full) };
+        self.store_tail(self.geometry.buffer_at(index), frame)?;
+        Ok(Line::buffer(self.address(index)?, self.buffer_len(frame.len())?, true, false, meta))
+    }
+
     /// A frame over as many buffers as it needs. All that it needs is there before its first byte is written.
     fn scatter(
         &self,
@@ -387,14 +396,19 @@ impl<O: Window, M: Memory> Sender<O, M> {
             };
             skip = 0;
             let some = rest.get(..left).unwrap_or(rest);
-            if some.len() == left && some.len() >= self.stream_from.get() {
-                return self.stream(to, some);
+            if some.len() == left {
+                return self.store_tail(to, some);
             }
             self.store(to, some)?;
             to += some.len();
             left -= some.len();
         }
         Ok(())
+    }
+
+    /// The last part of what goes into a buffer.
+    fn store_tail(&self, to: usize, data: &[u8]) -> Result<(), LaneOver> {
+        if data.len() >= self.stream_from.get() { self.stream(to, data) } else { self.store(to, data) }
     }
 
     /// Streams the last part of what goes into a buffer, in whole lines: behind its end the last one is zeros, for which a
