@@ -150,7 +150,7 @@ proptest! {
     /// refused nothing comes.
     #[test]
     fn a_lane_that_ends_tells_of_what_it_has_taken_over(
-        actions in proptest::collection::vec((0_u8..7, any::<u8>()), 0..200), slots in 1_u32..7,
+        actions in proptest::collection::vec((0_u8..9, any::<u8>()), 0..200), slots in 1_u32..7,
         buffers in 0_u32..12, stores in 0_u64..300, loads in 0_u64..300,
     ) {
         let shape =
@@ -186,14 +186,22 @@ proptest! {
             to.poll(&mut events);
         };
         for (what, much) in actions {
-            let frame = vec![much; LENGTHS[usize::from(much) % LENGTHS.len()]];
+            let most = if matches!(what, 5 | 6) { 192 } else { usize::MAX };
+            let frame = vec![much; LENGTHS[usize::from(much) % LENGTHS.len()].min(most)];
             number += 1;
             let request = RequestId(number);
             let handed = match what {
                 0 | 1 => from.transmit_init(out, &frame, Meta::default(), request),
                 2 | 3 => from.transmit(out, &frame, Meta::default(), request),
                 4 => from.transmitv_init(out, &[&frame[..7], &frame[7..]], Meta::default(), request),
-                5 => {
+                5 => from.transmit_ctpio(out, &frame, Meta::default(), request),
+                6 => {
+                    let mut pio = from.pio(out, &frame);
+                    let sent = pio.send(&from, Meta::default(), request);
+                    pio.discard(&from).unwrap();
+                    sent
+                }
+                7 => {
                     let _over = from.transmit_push(out);
                     continue;
                 }

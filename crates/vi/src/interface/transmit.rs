@@ -311,7 +311,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         if slots > 0 {
             lane.note(slots, request);
         }
-        Ok(done?)
+        done.map_err(|error| self.refused(lane, first, error))
     }
 
     /// Stages the event of a frame that lies in a claimed buffer; the claim comes back if it could not.
