@@ -1,4 +1,4 @@
-//! Polls of every length beside a model: each event is told once, frames in the order of their lane, and what stands in the
+//! Polls of every length, and merged ones, beside a model: each event is told once, frames in the order of their lane, and what stands in the
 //! slice holds nobody up.
 
 use proptest::prelude::*;
@@ -74,7 +74,7 @@ proptest! {
 
     #[test]
     fn each_event_is_told_once(
-        actions in proptest::collection::vec((0_u8..8, any::<u8>()), 0..300),
+        actions in proptest::collection::vec((0_u8..9, any::<u8>()), 0..300),
         slots in 1_u32..6, lanes in 1_usize..4, stamps: bool, longest in 1_usize..5,
     ) {
         let shape =
@@ -85,7 +85,18 @@ proptest! {
         let mut number = 0_u32;
         let mut poll = |owed: &mut Owed, most: usize| {
             let count = to.poll(&mut slice[..most]);
-            slice[..count].iter().for_each(|event| owed.told(event));
+            for event in &slice[..count] {
+                let &Event::ReceivedMany { lane } = event else {
+                    owed.told(event);
+                    continue;
+                };
+                let mut given = 0;
+                let unbundled = to.receive_unbundle(lane, 1 + count, |packet| {
+                    owed.told(&Event::Received(packet));
+                    given += 1;
+                });
+                assert!(unbundled == given && given > 0, "a lane that has packets gave none");
+            }
             assert!(slice[count..most].iter().all(|event| matches!(event, Event::Nothing)));
             count
         };
@@ -129,6 +140,7 @@ proptest! {
                     // What was fetched needs not be told of.
                     owed.untold = owed.untold.min(owed.unfetched.len());
                 }
+                6 => to.merge_receives(much % 2 == 0),
                 _ => {
                     poll(&mut owed, usize::from(much) % (longest + 1));
                 }
