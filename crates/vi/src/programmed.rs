@@ -77,7 +77,9 @@ impl Pio {
                 error
             })?;
         }
-        vi.transmit_push(self.lane)
+        // It has been taken over: a lane that is over tells of it as lost.
+        let _over = vi.transmit_push(self.lane);
+        Ok(())
     }
 
     /// Gives the buffer back, if the frame is staged.
@@ -218,7 +220,11 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
             }
         })?;
         match self.publish(lane, claim, frame.len(), meta, request) {
-            Ok(()) => self.transmit_push(lane),
+            Ok(()) => {
+                // As above.
+                let _over = self.transmit_push(lane);
+                Ok(())
+            }
             Err((Some(claim), error)) => self
                 .claimed(lane, |sender| Err::<(), _>(give_back(sender, claim, SendError::Full)))
                 .map_err(|_| error),

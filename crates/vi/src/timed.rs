@@ -167,7 +167,8 @@ impl<'vi, D, O: Window, M: Memory> TimedVi<'vi, D, O, M> {
         Ok(stamp)
     }
 
-    /// Writes events into `events`, from its beginning; how many. Each is taken by itself, so that its time is its own.
+    /// Writes events into `events`, from its beginning; how many. Each is taken by itself, so that its time is its own. All that
+    /// stood in the slice is dropped, as [`Vi::poll`] does.
     pub fn poll(&self, events: &mut [TimedEvent<'vi, D, O, M>]) -> usize {
         let mut count = 0;
         while let Some(place) = events.get_mut(count) {
@@ -193,6 +194,11 @@ impl<'vi, D, O: Window, M: Memory> TimedVi<'vi, D, O, M> {
                 self.timer.set(EventTimer::Clear);
                 *place = TimedEvent::Timer(self.clock.at(ticks));
                 count += 1;
+            }
+        }
+        for place in events.iter_mut().skip(count) {
+            if !matches!(place, TimedEvent::Nothing) {
+                *place = TimedEvent::Nothing;
             }
         }
         count

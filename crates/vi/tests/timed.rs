@@ -206,3 +206,19 @@ fn a_frame_in_several_packets_is_judged_as_a_whole() {
         assert_eq!(reasons, if expected.is_some() { all } else { [None; 2] });
     }
 }
+
+#[test]
+fn what_stands_behind_the_last_event_of_a_timed_poll_holds_nobody_up() {
+    let (from, out, to, clock) = pair();
+    let to = TimedVi::new(&to, clock);
+    let mut events = events();
+    let mut send_and_poll = |count: usize| {
+        (0..count).for_each(|_| from.transmit(out, &[7; 60], Meta::default(), RequestId(0)).unwrap());
+        assert_eq!(from.transmit_unbundle(&mut [RequestId(0); 8]), count);
+        assert_eq!(to.poll(&mut events), count);
+        assert!(events[count..].iter().all(|event| matches!(event, TimedEvent::Nothing)));
+    };
+    // A slice that was full once, and never again: its last packets would stay there.
+    send_and_poll(8);
+    (0..1000).for_each(|n| send_and_poll(n % 4));
+}

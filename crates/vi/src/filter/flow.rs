@@ -130,6 +130,24 @@ mod tests {
         (got, verdict)
     }
 
+    /// Two frames of one key are one to filters: no bit of the key's 40 bytes that tells two frames apart is left out, and none
+    /// that tells nothing is asked.
+    #[test]
+    fn a_key_has_the_bits_that_filters_ask_and_no_others() {
+        let from = "10.0.0.1:7".parse().unwrap();
+        let whole = udp4([2; 6], None, from, "10.0.0.2:80".parse().unwrap());
+        let kept = key(&whole).unwrap();
+        for bit in 0..8 * 40 {
+            let mut frame = whole.clone();
+            frame[bit / 8] ^= 1 << (bit % 8);
+            // Of flags and offset of a fragment all bits are asked, though one of them, not to fragment, tells nothing.
+            let asked = Headers::parse(&frame) != Headers::parse(&whole) || matches!(bit / 8, 20 | 21);
+            assert_eq!((has(&frame, &kept), key(&frame) == Some(kept)), (!asked, !asked), "bit {bit}");
+            assert!(!has(&frame, &NO_FRAME));
+        }
+        assert!(!has(&[0; 40], &NO_FRAME) && !has(&whole[..39], &kept) && key(&whole[..39]).is_none());
+    }
+
     proptest! {
         /// Whatever one byte of a frame becomes, and whatever the table: kept answers are those of the table.
         #[test]

@@ -117,4 +117,25 @@ mod tests {
         assert_eq!(completions.fetch(&mut out), 1);
         assert_eq!(completions.tell(), None, "what was fetched needs not be told of");
     }
+
+    #[test]
+    fn runs_of_every_length_come_out_in_order_wherever_the_ring_ends() {
+        let completions = Completions::new();
+        let (mut put, mut fetched) = (0, 0);
+        for n in 0..5000 {
+            for _ in 0..n * 7 % 120 {
+                if !completions.is_full() {
+                    completions.put(RequestId(put));
+                    put += 1;
+                }
+            }
+            let mut out = vec![RequestId(u32::MAX); n * 31 % 131];
+            let count = completions.fetch(&mut out);
+            assert_eq!(count, out.len().min((put - fetched) as usize));
+            assert!(out[..count].iter().copied().eq((fetched..).map(RequestId).take(count)));
+            assert!(out[count..].iter().all(|left| *left == RequestId(u32::MAX)));
+            fetched += u32::try_from(count).unwrap();
+        }
+        assert!(put > 100_000);
+    }
 }

@@ -93,9 +93,8 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
 
     /// Sends on one more lane. `bell` wakes its receiver.
     pub fn attach_sender(&mut self, sender: Sender<O, M>, bell: Option<Bell>) -> LaneId {
-        let requests = requests(sender.geometry().slots);
         let id = lane_id(self.send.len());
-        self.send.push(SendLane { sender, bell, requests, told: Cell::new(false) });
+        self.send.push(SendLane::new(sender, bell));
         id
     }
 
@@ -105,9 +104,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     /// The new one, when there is no such place.
     pub fn replace_sender(&mut self, lane: LaneId, sender: Sender<O, M>) -> Result<(), Box<Sender<O, M>>> {
         let Some(place) = self.send.get_mut(lane.0 as usize) else { return Err(Box::new(sender)) };
-        place.requests = requests(sender.geometry().slots);
-        place.told.set(false);
-        place.sender = sender;
+        *place = SendLane::new(sender, place.bell.take());
         Ok(())
     }
 

@@ -15,11 +15,19 @@ pub(super) struct SendLane<O, M> {
     pub(super) sender: Sender<O, M>,
     pub(super) bell: Option<Bell>,
     /// Whose frame a slot was last used for.
-    pub(super) requests: Vec<Cell<RequestId>>,
+    requests: Vec<Cell<RequestId>>,
     pub(super) told: Cell<bool>,
+    /// The first slot of the frame with which the lane ended, counted from the lane's first: it was refused, and the numbers
+    /// from here on are those of frames before it.
+    ended_at: Cell<u64>,
 }
 
 impl<O: Window, M: Memory> SendLane<O, M> {
+    pub(super) fn new(sender: Sender<O, M>, bell: Option<Bell>) -> Self {
+        let requests = super::requests(sender.geometry().slots);
+        Self { sender, bell, requests, told: Cell::new(false), ended_at: Cell::new(u64::MAX) }
+    }
+
     /// Notes whose frame is in the last so many slots.
     #[inline(always)]
     fn note(&self, slots: u64, request: RequestId) {
@@ -116,7 +124,8 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     ) -> Result<(), TransmitError> {
         let lane = self.sender(lane)?;
         let first = lane.sender.next_slot_number();
-        let wake = lane.sender.send_other(frame, filter, stamp, hash).map_err(|error| self.refused(error))?;
+        let wake = lane.sender.send_other(frame, filter, stamp, hash);
+        let wake = wake.map_err(|error| self.refused(lane, first, error))?;
         let slots = lane.sender.next_slot_number().wrapping_sub(first);
         self.sent(lane, slots, frame.len(), request);
         self.wake(lane, wake);
@@ -185,8 +194,9 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         request: RequestId,
     ) -> Result<(), TransmitError> {
         let lane = self.sender(lane)?;
-        let slots =
-            lane.sender.stage_other(frame, filter, stamp, hash).map_err(|error| self.refused(error))?;
+        let first = lane.sender.next_slot_number();
+        let slots = lane.sender.stage_other(frame, filter, stamp, hash);
+        let slots = slots.map_err(|error| self.refused(lane, first, error))?;
         self.sent(lane, slots.into(), frame.len(), request);
         Ok(())
     }
@@ -267,7 +277,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         let untaken = lane.sender.untaken();
         let mut before = None;
         // Nothing is borrowed while the application's code runs: it may send again.
-        for n in untaken {
+        for n in untaken.start..untaken.end.min(lane.ended_at.get()) {
             let request = lane.request(n).map(Cell::get);
             if request != before {
                 request.into_iter().for_each(&mut each);
@@ -301,7 +311,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         if slots > 0 {
             lane.note(slots, request);
         }
-        Ok(done?)
+        done.map_err(|error| self.refused(lane, first, error))
     }
 
     /// Stages the event of a frame that lies in a claimed buffer; the claim comes back if it could not.
@@ -346,7 +356,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     ) -> Result<(), TransmitError> {
         let lane = self.sender(lane)?;
         let first = lane.sender.next_slot_number();
-        stage(&lane.sender).map_err(|error| self.refused(error))?;
+        stage(&lane.sender).map_err(|error| self.refused(lane, first, error))?;
         let slots = lane.sender.next_slot_number().wrapping_sub(first);
         self.sent(lane, slots, bytes, request);
         Ok(())
@@ -370,10 +380,14 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         add(&self.counters.sent_bytes, bytes as u64);
     }
 
+    /// Counts a frame that was not sent, whose first slot this would have been.
     #[cold]
-    fn refused(&self, error: SendError) -> TransmitError {
-        if error == SendError::Full {
-            add(&self.counters.full, 1);
+    fn refused(&self, lane: &SendLane<O, M>, first: u64, error: SendError) -> TransmitError {
+        match error {
+            SendError::Full => add(&self.counters.full, 1),
+            // Some of it may be in slots all the same.
+            SendError::Failed(_) => lane.ended_at.set(lane.ended_at.get().min(first)),
+            _ => {}
         }
         error.into()
     }

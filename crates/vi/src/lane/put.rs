@@ -107,7 +107,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
             return None;
         }
         self.published.set(self.next.get());
-        self.armed().ok()
+        Some(self.armed())
     }
 
     /// Sends a usual frame that does not fill a line.
@@ -119,7 +119,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
         stored.map_err(|error| self.fail(error.into()))?;
         self.next.set(n.wrapping_add(1));
         self.published.set(n.wrapping_add(1));
-        self.armed()
+        Ok(self.armed())
     }
 
     /// In pieces: what is handed over as a whole has been in memory before it was known whether it is needed.
@@ -146,7 +146,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
         }
         self.published.set(self.next.get());
         self.look_ahead();
-        Ok(self.armed()?)
+        Ok(self.armed())
     }
 
     /// What the next frames may do, now that credit, lap or what is staged have changed.

@@ -220,7 +220,7 @@ impl<O: Window, M: Memory> Sender<O, M> {
     pub fn push(&self) -> Result<bool, LaneOver> {
         self.alive()?;
         self.publish_staged()?;
-        self.armed()
+        Ok(self.armed())
     }
 
     /// Which slot, counted from the lane's first, the next frame begins at.
@@ -469,18 +469,21 @@ impl<O: Window, M: Memory> Sender<O, M> {
         if self.next.get() - self.published.get() >= BATCH { self.publish_staged() } else { Ok(()) }
     }
 
-    /// Whether the receiver went to sleep and was not woken since.
+    /// Whether the receiver went to sleep and was not woken since. Where that cannot be seen the lane is over, and the receiver
+    /// is woken: it has what was published.
     #[inline(always)]
-    pub(super) fn armed(&self) -> Result<bool, LaneOver> {
-        if self.geometry.wakes { self.look_armed() } else { Ok(false) }
+    pub(super) fn armed(&self) -> bool {
+        self.geometry.wakes && self.look_armed()
     }
 
-    fn look_armed(&self) -> Result<bool, LaneOver> {
+    fn look_armed(&self) -> bool {
         fence(Site::LookArmed);
-        let armed = self.inbound.load_u64(Geometry::ARMED, LoadOrder::Relaxed);
-        let armed = armed.map_err(|error| self.fail(error.into()))?;
-        let wake = armed != self.woken.get();
-        self.woken.set(armed);
-        Ok(wake)
+        match self.inbound.load_u64(Geometry::ARMED, LoadOrder::Relaxed) {
+            Ok(armed) => self.woken.replace(armed) != armed,
+            Err(error) => {
+                self.fail(error.into());
+                true
+            }
+        }
     }
 }

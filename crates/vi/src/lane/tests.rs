@@ -72,6 +72,38 @@ fn frames_of_every_length_arrive_in_order_through_many_laps() {
     }
 }
 
+/// 255 laps of slots and of posts, and more: by the usual ways and the others, in the smallest lanes.
+#[test]
+fn laps_begin_anew_in_the_smallest_lanes() {
+    for (slots, buffers, stamps) in [
+        (2, 0, false),
+        (2, 1, false),
+        (2, 1, true),
+        (4, 2, false),
+        (4, 3, true),
+        (8, 8, false),
+        (16, 9, false),
+    ] {
+        let lane = with_buffers(Geometry { slots, buffers, stamps, ..SHAPE });
+        for n in 0..10_000_usize {
+            let len = [60, 64, 128, 40, 61, 100][n % if buffers == 0 { 2 } else { 6 }];
+            let data = vec![n.to_le_bytes()[0]; len];
+            let meta = Meta { stamp: 5, ..Meta::default() };
+            if n % 3 == 0 {
+                lane.sender.stage_one(&data, meta).unwrap();
+                lane.sender.push().unwrap();
+            } else {
+                lane.sender.send(&data, meta).unwrap();
+            }
+            assert_eq!(frame(&lane.receiver), Some(data), "{n}");
+            if n % 5 != 0 {
+                assert_eq!(frame(&lane.receiver), None);
+            }
+        }
+        assert_eq!((lane.sender.failure(), lane.receiver.failure()), (None, None));
+    }
+}
+
 #[test]
 fn a_full_lane_refuses_and_goes_on_when_there_is_room() {
     let lane = with_buffers(SHAPE);
