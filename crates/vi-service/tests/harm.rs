@@ -19,12 +19,15 @@ fn part() {
             Parent.say("ready");
             Parent.hear();
         }
-        // Sends one frame as soon as there is somebody to send it to.
+        // Sends one frame as soon as there is somebody to send it to. Whom it was told of first may be gone by then.
         "sends" => {
             let mut client = connect(arguments[0].as_ref(), None);
             Parent.say("ready");
             reach(&mut client, 1);
-            send(&client, &frame(arguments[1], &[5; 18]));
+            while send(&client, &frame(arguments[1], &[5; 18])).sent == 0 {
+                client.refresh().unwrap();
+                std::thread::yield_now();
+            }
             Parent.hear();
         }
         // Sends a few short frames as soon as it can, and is gone.
