@@ -175,7 +175,8 @@ impl<O: Window, M: Memory> Sender<O, M> {
             && let Some(&index) = self.free.borrow().front()
             && let Some(memory) = self.slots.window().as_mapping()
         {
-            memory.will_store(self.geometry.buffer_at(index), bytes.min(AHEAD_BYTES));
+            let bytes = bytes.min(AHEAD_BYTES).min(self.geometry.buffer_bytes as usize);
+            memory.will_store(self.geometry.buffer_at(index), bytes);
         }
     }
 

@@ -158,7 +158,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
             && let Some(rest) = self.rests.of_later(n)
         {
             let tails = u64::from(low32(last)) | rest << 32;
-            let body = Body::sharing(n, LINE_MOST + bytes, tails, false).straight();
+            let body = Body::in_line(n, LINE_MOST + bytes, tails).straight();
             return Taken::Usual(self.take_line(n, last, body));
         }
         if self.lap.is_before(last) && self.owes_nothing() {
@@ -186,7 +186,7 @@ impl<M: Memory, O: Window> Receiver<M, O> {
         match self.rests.of(n) {
             Some(rest) if kind == u64::from(SHARES) && bytes <= TAIL_MOST && self.is_free(n) => {
                 let tails = u64::from(low32(last)) | rest << 32;
-                let body = Body::sharing(n, LINE_MOST + bytes, tails, self.rests.is_first(n)).straight();
+                let body = Body::sharing(n, LINE_MOST + bytes, tails, true).straight();
                 Taken::Usual(self.take_line(n, last, body))
             }
             _ => Taken::Other,
