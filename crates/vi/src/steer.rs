@@ -2,7 +2,7 @@
 
 use crate::filter::{FlowCache, Table, Verdict};
 use crate::interface::{LaneId, TransmitError, Vi};
-use crate::lane::{FilterId, Meta, SendError};
+use crate::lane::{Meta, SendError};
 use crate::packet::RequestId;
 use shm::{Memory, Window};
 
@@ -44,7 +44,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         if self.transmit_usual(lane, frame, filter, request) {
             return Ok(Steered { verdict: cache.verdict(), sent: 1, full: 0 });
         }
-        self.transmit_to_one(cache.verdict(), lane, frame, filter, stamp, request)
+        to_one(cache.verdict(), self.transmit_other(lane, frame, filter, stamp, 0, request))
     }
 
     /// Stages a frame for every interface whose filter takes it, as [`transmit_steered`](Self::transmit_steered) sends it.
@@ -67,34 +67,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         if self.transmit_init_usual(lane, frame, filter, request) {
             return Ok(Steered { verdict: cache.verdict(), sent: 1, full: 0 });
         }
-        self.transmit_init_to_one(cache.verdict(), lane, frame, filter, stamp, request)
-    }
-
-    /// In pieces: see [`Sender::send_other`](crate::lane::Sender::send_other).
-    #[inline(never)]
-    fn transmit_to_one(
-        &self,
-        verdict: Verdict,
-        lane: LaneId,
-        frame: &[u8],
-        filter: FilterId,
-        stamp: u64,
-        request: RequestId,
-    ) -> Result<Steered, TransmitError> {
-        to_one(verdict, self.transmit_other(lane, frame, filter, stamp, 0, request))
-    }
-
-    #[inline(never)]
-    fn transmit_init_to_one(
-        &self,
-        verdict: Verdict,
-        lane: LaneId,
-        frame: &[u8],
-        filter: FilterId,
-        stamp: u64,
-        request: RequestId,
-    ) -> Result<Steered, TransmitError> {
-        to_one(verdict, self.transmit_init_other(lane, frame, filter, stamp, 0, request))
+        to_one(cache.verdict(), self.transmit_init_other(lane, frame, filter, stamp, 0, request))
     }
 
     /// Has `send` carry a frame to whom it concerns. The usual frame to one recipient, who is known already, does not come here.
@@ -125,7 +98,9 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
     }
 }
 
-/// What became of a frame that had one recipient.
+/// What became of a frame that had one recipient, and was not usual. The usual one's answer is known where it is asked, and has
+/// nothing to do with this.
+#[inline(never)]
 fn to_one(verdict: Verdict, sent: Result<(), TransmitError>) -> Result<Steered, TransmitError> {
     match sent {
         Ok(()) => Ok(Steered { verdict, sent: 1, full: 0 }),

@@ -122,12 +122,8 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         hash: u32,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        let lane = self.sender(lane)?;
-        let first = lane.sender.next_slot_number();
-        let wake = lane.sender.send_other(frame, filter, stamp, hash);
-        let wake = wake.map_err(|error| self.refused(lane, first, error))?;
-        let slots = lane.sender.next_slot_number().wrapping_sub(first);
-        self.sent(lane, slots, frame.len(), request);
+        let send = |sender: &Sender<O, M>| sender.send_other(frame, filter, stamp, hash);
+        let (lane, wake) = self.with_sender(lane, frame.len(), request, send)?;
         self.wake(lane, wake);
         Ok(())
     }
@@ -146,7 +142,8 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         request: RequestId,
     ) -> Result<(), TransmitError> {
         let bytes = parts.iter().map(|part| part.len()).sum();
-        self.with_sender(lane, bytes, request, |sender| sender.stage(parts, meta))
+        self.with_sender(lane, bytes, request, |sender| sender.stage(parts, meta))?;
+        Ok(())
     }
 
     /// Stages one frame: [`transmitv_init`](Self::transmitv_init) of one part.
@@ -193,11 +190,8 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         hash: u32,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        let lane = self.sender(lane)?;
-        let first = lane.sender.next_slot_number();
-        let slots = lane.sender.stage_other(frame, filter, stamp, hash);
-        let slots = slots.map_err(|error| self.refused(lane, first, error))?;
-        self.sent(lane, slots.into(), frame.len(), request);
+        let stage = |sender: &Sender<O, M>| sender.stage_other(frame, filter, stamp, hash);
+        self.with_sender(lane, frame.len(), request, stage)?;
         Ok(())
     }
 
@@ -331,7 +325,7 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
                 error
             })
         });
-        staged.map_err(|error| (claim, error))
+        staged.map(drop).map_err(|error| (claim, error))
     }
 
     /// Stages a frame that lies in shared memory.
@@ -344,22 +338,24 @@ impl<D, O: Window, M: Memory> Vi<D, O, M> {
         meta: Meta,
         request: RequestId,
     ) -> Result<(), TransmitError> {
-        self.with_sender(lane, len, request, |sender| sender.stage_from(memory, at, len, meta))
+        self.with_sender(lane, len, request, |sender| sender.stage_from(memory, at, len, meta))?;
+        Ok(())
     }
 
-    fn with_sender(
+    /// Has a lane's sender send or stage a frame, and notes it; what the sender has said of it.
+    fn with_sender<T>(
         &self,
         lane: LaneId,
         bytes: usize,
         request: RequestId,
-        stage: impl FnOnce(&Sender<O, M>) -> Result<(), SendError>,
-    ) -> Result<(), TransmitError> {
+        with: impl FnOnce(&Sender<O, M>) -> Result<T, SendError>,
+    ) -> Result<(&SendLane<O, M>, T), TransmitError> {
         let lane = self.sender(lane)?;
         let first = lane.sender.next_slot_number();
-        stage(&lane.sender).map_err(|error| self.refused(lane, first, error))?;
+        let said = with(&lane.sender).map_err(|error| self.refused(lane, first, error))?;
         let slots = lane.sender.next_slot_number().wrapping_sub(first);
         self.sent(lane, slots, bytes, request);
-        Ok(())
+        Ok((lane, said))
     }
 
     /// The sender of a lane, if there is room for one more completion.
